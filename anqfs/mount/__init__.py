@@ -1,0 +1,1 @@
+"""FUSE. The only room that imports pyfuse3."""

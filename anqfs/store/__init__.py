@@ -1,0 +1,1 @@
+"""Records, extents and transaction groups. The only room that imports lmdb."""
