@@ -103,7 +103,7 @@ class Dirent(Record, frozen=True, array_like=True, gc=False):
 
 
 class Window(Record, frozen=True, array_like=True, gc=False):
-    """Where the data of one aligned MiB is. Either `inline`, bytes from the window's start, or `pieces`, or neither; what neither covers is a hole.
+    """Where the data of one aligned MiB is: either `inline`, bytes from the window's start, or `pieces`, or neither; the rest is a hole.
 
     A piece is (offset in the window, length, extent id, offset in the extent, sealing key number), sorted, never overlapping.
     """
@@ -218,14 +218,22 @@ class ScrubState(Record, frozen=True, array_like=True, gc=False):
 SCRUB = b"Cscrub"
 
 TYPES: dict[int, type[Record]] = {
-    letter[0]: kind
-    for kind, letters in {
-        Inode: (b"I", b"i"), Dirent: (b"D", b"d"), Window: (b"W", b"w"), Xattr: (b"X", b"x"), Usage: (b"U", b"u"),
-        Snapshot: (b"S",), Mark: (b"s",), Dead: (b"L",), References: (b"R",), View: (b"V",), ViewNumber: (b"v",),
-        Orphan: (b"O",), Counter: (b"C",), SealingKey: (b"K",), Frees: (b"F",),
-    }.items()
-    for letter in letters
-}  # fmt: skip
+    **dict.fromkeys(b"Ii", Inode),
+    **dict.fromkeys(b"Dd", Dirent),
+    **dict.fromkeys(b"Ww", Window),
+    **dict.fromkeys(b"Xx", Xattr),
+    **dict.fromkeys(b"Uu", Usage),
+    ord("S"): Snapshot,
+    ord("s"): Mark,
+    ord("L"): Dead,
+    ord("R"): References,
+    ord("V"): View,
+    ord("v"): ViewNumber,
+    ord("O"): Orphan,
+    ord("C"): Counter,
+    ord("K"): SealingKey,
+    ord("F"): Frees,
+}
 """The type of a record by its key's first letter."""
 SPECIAL_TYPES: dict[bytes, type[Record]] = {ROOT_DIGEST: RootDigest, SCRUB: ScrubState}
 """The types of the `C` records that are not a Counter, by whole key."""
