@@ -1,0 +1,189 @@
+"""Starts, kills and stops real daemons on stores made for a test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DEADLINE = 60.0
+
+
+def module(name: str, *arguments: str) -> list[str]:
+    """Return the command line that runs a module of this package."""
+    return [sys.executable, "-m", f"tests.crash.{name}", *arguments]
+
+
+def eventually(what: str, ready: object, *, deadline: float = DEADLINE) -> None:
+    """Poll the callable `ready` until it is true; TimeoutError names `what`."""
+    assert callable(ready)
+    limit = time.monotonic() + deadline
+    while not ready():
+        if time.monotonic() > limit:
+            raise TimeoutError(what)
+        time.sleep(0.01)
+
+
+def is_mounted(path: Path) -> bool:
+    wanted = os.fsencode(path).replace(b" ", b"\\040")
+    with open("/proc/self/mountinfo", "rb") as file:
+        return any(line.split()[4] == wanted for line in file)
+
+
+def detach(path: Path) -> None:
+    """Take a dead (or living) mount away, whatever still uses it."""
+    while is_mounted(path):
+        subprocess.run(["umount", "-l", str(path)], check=True, stdin=subprocess.DEVNULL)
+
+
+def make_store(directory: Path) -> tuple[Path, Path]:
+    """Make a volume in `directory` and return its (store, key file)."""
+    from anqfs.crypto.secrets import Secret
+    from anqfs.namespace.namespace import Namespace
+    from anqfs.store.volume import Volume
+
+    key_file = directory / "key"
+    key_file.write_bytes(b"a key file of a crash test " * 4)
+    key_file.chmod(0o600)
+    secret = Secret.from_key_file(key_file)
+    store = directory / "store"
+    Volume.create(store, secret)
+    volume = Volume.open(store, secret)
+    Namespace.format(volume)
+    volume.close()
+    return store, key_file
+
+
+class Daemon:
+    """One mounted daemon process."""
+
+    def __init__(
+        self,
+        store: Path,
+        key_file: Path,
+        mountpoint: Path,
+        log: Path,
+        *,
+        environment: dict[str, str] | None = None,
+        group_seconds: float = 1.0,
+    ) -> None:
+        self.store, self.key_file, self.mountpoint, self.log = store, key_file, mountpoint, log
+        self.group_seconds = group_seconds
+        self.environment = environment or {}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *, expect_failure: bool = False) -> int | None:
+        """Mount. With `expect_failure` return the exit code if it ends before it is ready."""
+        self.mountpoint.mkdir(exist_ok=True)
+        command = module("launcher", str(self.store), str(self.mountpoint), "--key-file", str(self.key_file))
+        command += ["--group-seconds", str(self.group_seconds)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.environment},
+                start_new_session=True,
+            )
+        process = self.process
+        eventually("the daemon to mount", lambda: is_mounted(self.mountpoint) or process.poll() is not None)
+        if process.poll() is None:
+            os.stat(self.mountpoint)
+            return None
+        if not expect_failure:
+            raise RuntimeError(f"the daemon ended with {process.returncode}:\n{self.log_tail()}")
+        return process.returncode
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def kill(self) -> None:
+        """SIGKILL the daemon and take its dead mount away."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        detach(self.mountpoint)
+
+    def stop(self) -> int:
+        """Unmount cleanly and return the daemon's exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(DEADLINE)
+        detach(self.mountpoint)
+        return code
+
+    def log_tail(self, size: int = 4000) -> str:
+        return self.log.read_text(errors="replace")[-size:]
+
+    def __enter__(self) -> Daemon:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        detach(self.mountpoint)
+
+
+def memory_kib(pid: int, field: str = "RssAnon") -> int:
+    """Return a field of /proc/PID/status in KiB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1])
+    raise LookupError(field)
+
+
+def check_store(store: Path, key_file: Path, *, expect_root: str | None = None) -> list[str]:
+    """Run the offline check and return its findings as text."""
+    from anqfs.crypto.secrets import Secret
+    from anqfs.namespace.check import check
+    from anqfs.store.volume import Volume
+
+    volume = Volume.open(store, Secret.from_key_file(key_file), read_only=True, expect_root=expect_root)
+    with contextlib.closing(volume):
+        return [f"{os.fsdecode(finding.path or b'')}: {finding.what}" for finding in check(volume).findings]
+
+
+@contextlib.contextmanager
+def writers(
+    count: int, top: Path, logs: Path, seed: int, *extra: str, first: int = 1, shared_log: Path | None = None
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """Start `count` writer processes, each in its own new directory w<number> below `top`; end them all on leaving."""
+    started = []
+    try:
+        for number in range(first, first + count):
+            (top / f"w{number}").mkdir()
+            log = ["--log", str(shared_log), "--marks"] if shared_log else ["--log", str(logs / f"log{number}")]
+            command = module("workload", "--writer", str(number), "--top", str(top / f"w{number}"), "--seed", str(seed), *log, *extra)
+            started.append(subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True))
+        yield started
+    finally:
+        for process in started:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+
+def end_writers(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+    """Tell the writers to stop after their current step, and return each one's (exit code, last words)."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+    results = []
+    for process in processes:
+        process.wait(DEADLINE)
+        assert process.stdout is not None
+        results.append((process.returncode, process.stdout.read().strip()))
+    return results

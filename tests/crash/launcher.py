@@ -1,0 +1,44 @@
+"""A daemon for the crash tests: opens a store, mounts it and serves until told to stop. Run as a module, its own process.
+
+Prints "ready" once the mount answers. Everything else (keys from a file, options) is what `anqfs mount` does, without its API.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+
+import trio
+
+from anqfs.crypto.secrets import Secret
+from anqfs.errors import AnqfsError
+from anqfs.namespace.namespace import Namespace
+from anqfs.store.volume import Volume
+
+from .mounting import serve_until
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("store")
+    parser.add_argument("mountpoint")
+    parser.add_argument("--key-file", required=True)
+    parser.add_argument("--group-seconds", type=float, default=1.0)
+    options = parser.parse_args()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        volume = Volume.open(options.store, Secret.from_key_file(options.key_file), group_seconds=options.group_seconds)
+    except AnqfsError as error:
+        print(f"cannot open: {error!r}", file=sys.stderr)
+        return error.exit_code
+    try:
+        trio.run(serve_until, Namespace(volume), volume, options.mountpoint, signal.SIGTERM)
+    finally:
+        volume.close()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
