@@ -1,0 +1,61 @@
+"""Open files: which inode a handle is for, who opened it, how it is being read. Trio thread.
+
+Directories need no state: their handle is the node id itself. A node needs no extra hold while it is open: the kernel forgets an inode
+only after its last file was released.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class Handle:
+    """One open file. `privileged`: who opened it may write without clearing setuid and setgid. `next` and `ahead` are byte offsets."""
+
+    __slots__ = ("ahead", "next", "node", "privileged", "writable")
+
+    def __init__(self, node: int, writable: bool, privileged: bool) -> None:
+        self.node = node
+        self.writable = writable
+        self.privileged = privileged
+        self.next = 0
+        self.ahead = 0
+
+
+class Handles:
+    """The table of open files, bounded by the kernel's own limit on open files."""
+
+    def __init__(self) -> None:
+        self._files: dict[int, Handle] = {}
+        self._last = 0
+        self._writers: dict[int, int] = {}
+
+    def open(self, node: int, flags: int, uid: int) -> int:
+        """Enter an opened file and return its handle. `flags` as in open(2)."""
+        self._last += 1
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        self._files[self._last] = Handle(node, writable, uid == 0)
+        if writable:
+            self._writers[node] = self._writers.get(node, 0) + 1
+        return self._last
+
+    def __getitem__(self, number: int) -> Handle:
+        return self._files[number]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def release(self, number: int) -> None:
+        """Forget a handle."""
+        handle = self._files.pop(number)
+        if not handle.writable:
+            return
+        left = self._writers[handle.node] - 1
+        if left:
+            self._writers[handle.node] = left
+        else:
+            del self._writers[handle.node]
+
+    def written(self) -> set[int]:
+        """Return the nodes open for writing: only they can have dirty pages in the kernel."""
+        return set(self._writers)

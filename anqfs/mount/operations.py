@@ -1,0 +1,271 @@
+"""FUSE requests as calls of the namespace. Trio thread.
+
+THE RULE: between the first and the last namespace call of one operation there is no await; each of those calls is atomic, and a
+handler that calls two of them relies on nobody coming in between. Handlers that wait at all (fsync, a read from the disk, taking a
+snapshot) do it before they touch the namespace or after they are done with it. An await added elsewhere breaks this.
+
+Permissions are the kernel's (`default_permissions`); the namespace checks what the kernel cannot know.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pyfuse3
+
+from ..errors import FilesystemError
+from ..namespace.nodes import is_live, is_snapshot_directory
+from .attributes import absent, caller_of, entry_of, statvfs_of, timeout_below
+from .handler import Latency, handler
+from .handles import Handles
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pyfuse3 import EntryAttributes, FileInfo, ReaddirToken, RequestContext, SetattrFields, StatvfsData
+
+    from ..namespace.namespace import Namespace
+    from ..store.volume import Volume
+    from .durability import Durability
+    from .readers import Readers
+
+_ENOSYS = pyfuse3.FUSEError(errno.ENOSYS)
+
+
+class AnqfsOperations(pyfuse3.Operations):
+    """The handlers that pyfuse3 calls."""
+
+    supports_dot_lookup = True
+    enable_writeback_cache = True
+    enable_acl = True
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        volume: Volume,
+        durability: Durability,
+        readers: Readers,
+        flush_kernel: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Serve `namespace`; `flush_kernel` brings in what the kernel still holds, before a snapshot."""
+        super().__init__()
+        self.namespace = namespace
+        self.volume = volume
+        self.durability = durability
+        self.readers = readers
+        self.handles = Handles()
+        self.latency = Latency()
+        self._flush_kernel = flush_kernel
+
+    # --- names
+
+    @handler()
+    def lookup(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        """Find a name; that it is not there may be remembered, too."""
+        try:
+            node, inode = self.namespace.lookup(parent, name)
+        except FilesystemError as error:
+            negative = absent(parent) if error.errno == errno.ENOENT else None
+            if negative is None:
+                raise
+            return negative
+        self.namespace.hold(node)
+        return entry_of(node, inode, name_timeout=timeout_below(parent))
+
+    @handler(changes=True, silent=True)
+    def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """Take back look-ups. What nobody knows any more and has no name is reclaimed."""
+        drop = self.namespace.drop
+        for node, count in inode_list:
+            drop(node, count)
+
+    @handler(changes=True)
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
+        """Make a file of any kind but a directory or a link."""
+        node, inode = self.namespace.mknod(parent, name, mode, rdev, caller_of(ctx))
+        self.namespace.hold(node)
+        return entry_of(node, inode)
+
+    @handler(changes=True)
+    async def mkdir(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        """Make a directory, or in `.snapshot` take a snapshot: of all that was written before, so the kernel's pages come in first."""
+        if is_snapshot_directory(parent):
+            await self._flush_kernel()
+        node, inode = self.namespace.mkdir(parent, name, mode, caller_of(ctx))
+        self.namespace.hold(node)
+        return entry_of(node, inode, name_timeout=timeout_below(parent))
+
+    @handler(changes=True)
+    def symlink(self, parent: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
+        """Make a symbolic link."""
+        node, inode = self.namespace.symlink(parent, name, target, caller_of(ctx))
+        self.namespace.hold(node)
+        return entry_of(node, inode)
+
+    @handler(changes=True)
+    def link(self, node: int, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        """Give a file another name."""
+        self.namespace.link(node, parent, name)
+        self.namespace.hold(node)
+        return entry_of(node, self.namespace.attributes(node))
+
+    @handler(changes=True)
+    def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
+        """Take a name away."""
+        self.namespace.unlink(parent, name)
+
+    @handler(changes=True)
+    def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
+        """Remove an empty directory, or in `.snapshot` delete a snapshot."""
+        self.namespace.rmdir(parent, name)
+
+    @handler(changes=True)
+    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, ctx: RequestContext) -> None:
+        """Rename, as renameat2(2)."""
+        self.namespace.rename(parent, name, new_parent, new_name, flags)
+
+    @handler()
+    def readlink(self, node: int, ctx: RequestContext) -> bytes:
+        """Return a symbolic link's target."""
+        return self.namespace.readlink(node)
+
+    # --- attributes
+
+    @handler()
+    def getattr(self, node: int, ctx: RequestContext) -> EntryAttributes:
+        """Return attributes."""
+        return entry_of(node, self.namespace.attributes(node))
+
+    @handler(changes=True)
+    def setattr(self, node: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext) -> EntryAttributes:
+        """Change what `fields` says. The kernel sends its own ctime along where it owns it."""
+        inode = self.namespace.set_attributes(
+            node,
+            mode=attr.st_mode & 0o7777 if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime=attr.st_atime_ns if fields.update_atime else None,
+            mtime=attr.st_mtime_ns if fields.update_mtime else None,
+            ctime=attr.st_ctime_ns if fields.update_ctime else None,
+            caller=caller_of(ctx),
+        )
+        return entry_of(node, inode)
+
+    @handler()
+    def statfs(self, ctx: RequestContext) -> StatvfsData:
+        """Return the room on the disk below."""
+        return statvfs_of(self.volume.capacity())
+
+    # --- files
+
+    @handler(changes=True)
+    def create(self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext) -> tuple[FileInfo, EntryAttributes]:
+        """Make and open a file. Where the kernel did not know of one that is there, open that."""
+        namespace = self.namespace
+        try:
+            node, inode = namespace.create(parent, name, mode, caller_of(ctx))
+        except FilesystemError as error:
+            if error.errno != errno.EEXIST or flags & os.O_EXCL:
+                raise
+            node, inode = namespace.lookup(parent, name)
+            if flags & os.O_TRUNC:
+                inode = namespace.set_attributes(node, size=0, caller=caller_of(ctx))
+        namespace.hold(node)
+        return pyfuse3.FileInfo(fh=self.handles.open(node, flags, ctx.uid)), entry_of(node, inode)
+
+    @handler(changes=True)
+    def open(self, node: int, flags: int, ctx: RequestContext) -> FileInfo:
+        """Open a file. The kernel leaves O_TRUNC to us and sends no setattr; O_APPEND stays with the kernel."""
+        if flags & (os.O_ACCMODE | os.O_TRUNC) and not is_live(node):
+            raise FilesystemError(errno.EROFS)
+        if flags & os.O_TRUNC:
+            self.namespace.set_attributes(node, size=0, caller=caller_of(ctx))
+        return pyfuse3.FileInfo(fh=self.handles.open(node, flags, ctx.uid))
+
+    @handler()
+    async def read(self, fh: int, offset: int, size: int) -> bytes:
+        """Read; also on handles opened for writing only, through which the kernel fills pages that are written in part."""
+        handle = self.handles[fh]
+        cold = self.namespace.cold(handle.node, offset, size)
+        if cold:
+            await self.readers.fetch(cold)
+        if offset == handle.next:
+            self.readers.ahead(handle, offset + size)
+        handle.next = offset + size
+        return self.namespace.read(handle.node, offset, size)
+
+    @handler(changes=True)
+    def write(self, fh: int, offset: int, data: bytes) -> int:
+        """Write.
+
+        FUSE's flag that asks to clear setuid and setgid does not come through pyfuse3. The kernel writes dirty pages back before it
+        changes a mode, so who opened the file decides.
+        """
+        handle = self.handles[fh]
+        return self.namespace.write(handle.node, offset, data, kill_privileges=not handle.privileged)
+
+    async def flush(self, fh: int) -> None:
+        """Tell the kernel once that closing needs no request of its own: it has written the pages back already."""
+        raise _ENOSYS
+
+    @handler()
+    def release(self, fh: int) -> None:
+        """Forget a handle."""
+        self.handles.release(fh)
+
+    @handler()
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """Return when everything that was written is durable."""
+        await self.durability.durable()
+
+    # --- directories
+
+    @handler()
+    def opendir(self, node: int, ctx: RequestContext) -> int:
+        """A directory's handle is its node id: nothing to keep, nothing to bound."""
+        return node
+
+    @handler()
+    def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
+        """List from a cookie, each entry with its attributes. A look-up is counted for each entry that went into the reply."""
+        hold = self.namespace.hold
+        timeout = timeout_below(fh)
+        for name, node, inode, cookie in self.namespace.readdir(fh, start_id):
+            if not pyfuse3.readdir_reply(token, name, entry_of(node, inode, name_timeout=timeout), cookie):
+                return
+            hold(node)
+
+    @handler()
+    def releasedir(self, fh: int) -> None:
+        """Nothing was kept."""
+
+    @handler()
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """Return when every change of names is durable."""
+        await self.durability.durable()
+
+    # --- extended attributes (pyfuse3 itself handles XATTR_CREATE and XATTR_REPLACE with a getxattr first)
+
+    @handler(changes=True)
+    def setxattr(self, node: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        """Set an extended attribute or an ACL."""
+        self.namespace.setxattr(node, name, value, 0, caller_of(ctx))
+
+    @handler()
+    def getxattr(self, node: int, name: bytes, ctx: RequestContext) -> bytes:
+        """Return an extended attribute."""
+        return self.namespace.getxattr(node, name)
+
+    @handler()
+    def listxattr(self, node: int, ctx: RequestContext) -> list[bytes]:
+        """Return the names of the extended attributes."""
+        return self.namespace.listxattr(node)
+
+    @handler(changes=True)
+    def removexattr(self, node: int, name: bytes, ctx: RequestContext) -> None:
+        """Remove an extended attribute."""
+        self.namespace.removexattr(node, name, caller_of(ctx))

@@ -1,0 +1,179 @@
+"""Wait for the next FUSE request without sleeping when it is about to come.
+
+pyfuse3's session loop waits with `trio.lowlevel.wait_readable(fd)`, under a `trio.Lock`, both found through its own module global
+`trio`. A sleep and a wake across cores cost more than most requests. So that global is replaced by an object that delegates to trio
+and overrides these two: the wait polls the descriptor for some tens of microseconds before it sleeps, and the lock does nothing,
+because the wait itself lets one task sleep on the descriptor and keeps the others in a parking lot.
+
+What holds, and must go on holding:
+
+- After `wait_readable` returned there is no await until pyfuse3 has read the request: the descriptor is blocking, and a read of a
+  request that another task took would stop the whole daemon. Hence each return is preceded by a poll that said "readable".
+- Whenever a task leaves its sleep on the descriptor another idle task takes its place, since the first one's handler may await.
+- Every `YIELD_EVERY` requests, and at once when `hurry` was called, trio's scheduler runs, so that timers and answers from other
+  threads are not starved by a busy client.
+- Spinning is earned: credit grows when requests follow each other closely and shrinks when a spin was in vain. An idle or slow mount
+  sleeps at once and uses no CPU.
+
+Called by `session`, on the trio thread. `hurry` may be called on any thread.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Awaitable, Callable, Generator
+from time import perf_counter_ns
+from types import TracebackType
+from typing import Any
+
+import pyfuse3
+import trio
+
+SPIN_NS = 40_000
+"""How long one wait polls before it sleeps."""
+CREDIT_MAX = 16
+YIELD_EVERY = 32
+"""Requests served in a row before trio's scheduler runs once."""
+
+
+class _Done:
+    """An awaitable that is ready at once and allocates nothing."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return self
+
+    def __iter__(self) -> Generator[None, None, None]:
+        return self
+
+    def __next__(self) -> None:
+        raise StopIteration
+
+
+class NoLock:
+    """Stands in for `trio.Lock` in pyfuse3: the wait below needs none."""
+
+    _done: Any = _Done()
+
+    def __aenter__(self) -> Awaitable[None]:
+        return self._done  # type: ignore[no-any-return]
+
+    def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> Awaitable[None]:
+        return self._done  # type: ignore[no-any-return]
+
+
+class AdaptivePoll:
+    """The wait for one FUSE descriptor. Its counters are for tests and `statistics`."""
+
+    def __init__(self, descriptor: int, *, spin_ns: int = SPIN_NS, sleep: Callable[[int], Awaitable[None]] | None = None) -> None:
+        """Watch `descriptor`; `sleep` is what waits for it (trio's wait_readable unless a test gives another)."""
+        self._descriptor = descriptor
+        self._poller = select.poll()
+        self._poller.register(descriptor, select.POLLIN)
+        self._spin_ns = spin_ns
+        self._sleep = sleep or trio.lowlevel.wait_readable
+        self._lot = trio.lowlevel.ParkingLot()
+        self._asleep = False
+        self._hurry = False
+        self._closed = False
+        self._turn = 0
+        self._credit = CREDIT_MAX
+        self.slept = 0
+        self.spins_won = 0
+        self.spins_lost = 0
+
+    def hurry(self) -> None:
+        """Make the next wait run trio's scheduler: another thread has just answered. Any thread."""
+        self._hurry = True
+
+    async def wait_readable(self, descriptor: int) -> None:
+        """Return when a request can be read. Raises trio.ClosedResourceError when the session ends, trio.Cancelled."""
+        if descriptor != self._descriptor:
+            await trio.lowlevel.wait_readable(descriptor)
+            return
+        self._turn += 1
+        if self._hurry or self._turn >= YIELD_EVERY:
+            self._hurry = False
+            self._turn = 0
+            await trio.lowlevel.checkpoint()
+        if self._poller.poll(0) or (self._credit > 0 and self._spin()):
+            return
+        await self._wait()
+
+    def _spin(self) -> bool:
+        poll = self._poller.poll
+        end = perf_counter_ns() + self._spin_ns
+        while not poll(0):
+            if self._hurry or perf_counter_ns() > end:
+                self._credit -= 1
+                self.spins_lost += 1
+                return False
+        if self._credit < CREDIT_MAX:
+            self._credit += 1
+        self.spins_won += 1
+        return True
+
+    async def _wait(self) -> None:
+        self._turn = 0
+        self._hurry = False
+        while True:
+            if self._closed:
+                raise trio.ClosedResourceError("the FUSE session ends")
+            if self._asleep:
+                await self._lot.park()
+            else:
+                await self._sleep_on_descriptor()
+            if self._poller.poll(0):
+                return
+
+    async def _sleep_on_descriptor(self) -> None:
+        self._asleep = True
+        self.slept += 1
+        begin = perf_counter_ns()
+        try:
+            await self._sleep(self._descriptor)
+        except trio.ClosedResourceError:
+            self._closed = True
+            self._lot.unpark_all()
+            raise
+        finally:
+            self._asleep = False
+            self._lot.unpark()
+        if perf_counter_ns() - begin < 3 * self._spin_ns:
+            self._credit = min(CREDIT_MAX, self._credit + 2)
+
+
+class _Overlay:
+    """Everything of `base`, except what is set on the overlay."""
+
+    def __init__(self, base: object, **overrides: object) -> None:
+        self._base = base
+        self.__dict__.update(overrides)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._base, name)
+        self.__dict__[name] = value
+        return value
+
+
+def overlay(wait_readable: Callable[[int], Awaitable[None]], **more: object) -> object:
+    """Return a stand-in for the module `trio` with this `wait_readable`, no lock, and `more` of `trio.lowlevel` replaced."""
+    return _Overlay(trio, Lock=NoLock, lowlevel=_Overlay(trio.lowlevel, wait_readable=wait_readable, **more))
+
+
+def check_pyfuse3() -> None:
+    """Raise RuntimeError when pyfuse3 no longer waits the way this module relies on."""
+    if getattr(pyfuse3, "trio", None) is None or not callable(getattr(pyfuse3, "_session_loop", None)):
+        raise RuntimeError("this pyfuse3 has no `trio` global or no `_session_loop`: anqfs.mount.poll must be adapted")
+
+
+def install(descriptor: int, *, spin_ns: int = SPIN_NS) -> AdaptivePoll:
+    """Let pyfuse3 wait for `descriptor` through an AdaptivePoll, which is returned. Undo with `uninstall`."""
+    check_pyfuse3()
+    poll = AdaptivePoll(descriptor, spin_ns=spin_ns)
+    pyfuse3.trio = overlay(poll.wait_readable)
+    return poll
+
+
+def uninstall() -> None:
+    """Give pyfuse3 trio back."""
+    pyfuse3.trio = trio

@@ -1,0 +1,94 @@
+"""Bring extents from the disk into the extent cache without stopping everyone else.
+
+A page that is not in memory blocks the thread that touches it, so what is cold is fetched on one of a few threads, and what a
+sequential reader will want next is fetched ahead of it. Trio thread, but for `volume.fetch`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..namespace.namespace import Namespace
+    from ..store.volume import Volume
+    from .handles import Handle
+
+log = logging.getLogger(__name__)
+
+Piece = tuple[int, int, int, int]
+"""extent id, offset in it, length, sealing key number"""
+
+THREADS = 4
+AHEAD = 4 << 20
+"""Bytes fetched ahead of a sequential reader, again whenever half of them are used up."""
+AHEAD_TASKS = 8
+"""Fetches ahead under way at once; beyond these, readers fetch for themselves."""
+
+
+class Readers:
+    """A bounded number of reader threads, which never fetch the same piece twice at a time."""
+
+    def __init__(self, namespace: Namespace, volume: Volume, hurry: Callable[[], None]) -> None:
+        """`hurry` is called on a reader thread when it is done, so that the trio thread looks soon."""
+        self._namespace = namespace
+        self._volume = volume
+        self._hurry = hurry
+        self._limiter = trio.CapacityLimiter(THREADS)
+        self._flying: dict[Piece, trio.Event] = {}
+        self._nursery: trio.Nursery | None = None
+        self._ahead = 0
+        self.fetched = 0
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Let fetches ahead run in `nursery`."""
+        self._nursery = nursery
+
+    async def fetch(self, pieces: list[Piece]) -> None:
+        """Return when these pieces were read or found damaged, by us or by a fetch that was under way already."""
+        ours = [piece for piece in pieces if piece not in self._flying]
+        others = [self._flying[piece] for piece in pieces if piece in self._flying]
+        if ours:
+            await self._fetch(ours)
+        for event in others:
+            await event.wait()
+
+    async def _fetch(self, pieces: list[Piece]) -> None:
+        done = trio.Event()
+        self._flying.update(dict.fromkeys(pieces, done))
+        self.fetched += len(pieces)
+        try:
+            await trio.to_thread.run_sync(self._on_thread, pieces, limiter=self._limiter)
+        finally:
+            for piece in pieces:
+                del self._flying[piece]
+            done.set()
+
+    def _on_thread(self, pieces: list[Piece]) -> None:
+        try:
+            self._volume.fetch(pieces)
+        finally:
+            self._hurry()
+
+    def ahead(self, handle: Handle, end: int) -> None:
+        """Fetch what comes after byte `end`, up to which a sequential reader has come, unless that was done."""
+        if end + AHEAD // 2 <= handle.ahead or self._nursery is None or self._ahead >= AHEAD_TASKS:
+            return
+        begin = max(end, handle.ahead)
+        handle.ahead = end + AHEAD
+        pieces = [piece for piece in self._namespace.cold(handle.node, begin, end + AHEAD - begin) if piece not in self._flying]
+        if pieces:
+            self._ahead += 1
+            self._nursery.start_soon(self._fetch_ahead, pieces)
+
+    async def _fetch_ahead(self, pieces: list[Piece]) -> None:
+        try:
+            await self._fetch(pieces)
+        except Exception as error:  # the reader itself will meet the fault and answer for it
+            log.debug("fetching ahead failed: %s", error)
+        finally:
+            self._ahead -= 1

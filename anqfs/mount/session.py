@@ -1,0 +1,254 @@
+"""One mount, from its checks to its end. `serve` is the whole life of it; `Session` is what others in the daemon see meanwhile.
+
+pyfuse3 keeps its state in module globals, so there is one session in a process. Everything here runs on the trio thread unless it says
+otherwise; what touches our own mount from inside goes to a thread, or the daemon would wait for itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyfuse3
+import trio
+
+from ..errors import MountFailed
+from . import mountpoint as place
+from . import poll
+from .background import Background
+from .durability import Durability
+from .flush import Flush
+from .negotiate import Negotiated, fuse_descriptors, negotiate
+from .operations import AnqfsOperations
+from .readers import Readers
+
+if TYPE_CHECKING:
+    from ..namespace.namespace import Namespace
+    from ..store.volume import Volume
+    from .handler import Latency
+
+log = logging.getLogger(__name__)
+
+MAX_TASKS = 64
+"""Requests in handlers at once. Each worker keeps a buffer of at most 1 MiB."""
+SWITCH_INTERVAL = 0.0005
+"""Seconds another thread may hold the interpreter while the trio thread wants it. Python's 5 ms would be 200 requests."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_MALLOC_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class MountOptions:
+    """How to mount.
+
+    `allow_other`: let other users in; None: when root. `readahead_kb`: the kernel's read-ahead. `extra`: options for libfuse as they are.
+    `suid_dev`: honour setuid files and devices; None: when root, as any local filesystem does.
+    """
+
+    allow_other: bool | None = None
+    readahead_kb: int = 8192
+    suid_dev: bool | None = None
+    extra: frozenset[str] = field(default_factory=frozenset)
+
+
+class Session:
+    """A live mount."""
+
+    def __init__(self, namespace: Namespace, volume: Volume, point: bytes) -> None:
+        """`point` is the absolute mount point."""
+        self.namespace = namespace
+        self.volume = volume
+        self.mountpoint = point
+        self.poll: poll.AdaptivePoll | None = None
+        self.negotiated = Negotiated(False, 0, 0, 0)
+        self.durability = Durability(volume, self._hurry)
+        self.readers = Readers(namespace, volume, self._hurry)
+        self.background = Background(namespace, volume, self.durability)
+        self.durability.kick = self.background.kick
+        self.operations = AnqfsOperations(namespace, volume, self.durability, self.readers, self.flush)
+        self._flush = Flush(namespace, self.operations.handles, point)
+        self._unmounting = trio.Lock()
+        self._ended = trio.Event()
+
+    def _hurry(self) -> None:
+        if self.poll is not None:
+            self.poll.hurry()
+
+    @property
+    def latency(self) -> Latency:
+        """How long requests took, by operation."""
+        return self.operations.latency
+
+    def changed(self) -> None:
+        """Say that the namespace was changed by someone in the daemon, so that it becomes durable in time and is worked on."""
+        self.durability.changed()
+
+    async def flush(self) -> None:
+        """Return when everything programs wrote before the call has reached the namespace. Raises FilesystemError EBUSY."""
+        await self._flush()
+
+    async def durable(self) -> None:
+        """Return when every change so far is durable. Raises CommitFailed, NoSpace, ReadOnlyVolume."""
+        await self.durability.durable()
+
+    async def invalidate(self, nodes: Iterable[int] = (), entries: Iterable[tuple[int, bytes]] = ()) -> None:
+        """Make the kernel forget what it keeps of `nodes` and of the (parent node, name) `entries`, changed by someone in the daemon.
+
+        Goes to a thread: the kernel may have to write pages back first, which only this loop can take. Call `flush` before the change:
+        with the writeback cache the kernel keeps its own idea of the size of a regular file until nobody has it open.
+        """
+        await trio.to_thread.run_sync(_invalidate, list(nodes), list(entries))
+
+    async def unmount(self, *, force: bool = False) -> None:
+        """Take the mount away and return when it is gone and all is durable.
+
+        Raises OSError EBUSY while it is in use, unless `force`: then everything written so far is brought in and made durable, and the
+        programs that still use it get ENOTCONN.
+        """
+        async with self._unmounting:
+            if self._ended.is_set():
+                return
+            try:
+                await trio.to_thread.run_sync(place.unmount, self.mountpoint)
+            except OSError as error:
+                if not await self._gone(error, force):
+                    raise
+        await self._ended.wait()
+
+    async def _gone(self, error: OSError, force: bool) -> bool:
+        """Handle a failed umount; return whether the mount goes away all the same."""
+        if error.errno == errno.EINVAL and place.mounted_at(self.mountpoint) is None:
+            return True
+        if not force:
+            return False
+        log.warning("%r is in use and is unmounted all the same", os.fsdecode(self.mountpoint))
+        await self.flush()
+        await self.durable()
+        await trio.to_thread.run_sync(place.detach, self.mountpoint)
+        pyfuse3.terminate()
+        return True
+
+    def statistics(self) -> dict[str, Any]:
+        """Return counters of the transport."""
+        spins = self.poll
+        return {
+            "open_files": len(self.operations.handles),
+            "negotiated_flags": self.negotiated.flags,
+            "polls_slept": spins.slept if spins else 0,
+            "spins_won": spins.spins_won if spins else 0,
+            "spins_lost": spins.spins_lost if spins else 0,
+            "pieces_fetched": self.readers.fetched,
+            "background_steps": self.background.steps,
+        }
+
+
+def _invalidate(nodes: list[int], entries: list[tuple[int, bytes]]) -> None:
+    for parent, name in entries:
+        _known(lambda parent=parent, name=name: pyfuse3.invalidate_entry(parent, name))
+    for node in nodes:
+        _known(lambda node=node: pyfuse3.invalidate_inode(node))
+
+
+def _known(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):  # what the kernel does not know it need not forget
+            raise
+
+
+def fuse_options(options: MountOptions, *, read_only: bool) -> set[str]:
+    """Return the mount options for libfuse. Never max_read: it would cut requests to pieces."""
+    root = os.geteuid() == 0
+    chosen = {"default_permissions", "fsname=anqfs", "subtype=anqfs"}
+    if root if options.allow_other is None else options.allow_other:
+        chosen.add("allow_other")
+    if root if options.suid_dev is None else options.suid_dev:
+        chosen |= {"suid", "dev"}
+    if read_only:
+        chosen.add("ro")
+    return chosen | options.extra
+
+
+def tune_memory() -> None:
+    """Keep request-sized buffers in the heap: by default each fresh MiB is mapped, faulted in page by page and unmapped again."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _MALLOC_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, 2 * _MALLOC_BYTES)
+
+
+def _mount(session: Session, options: MountOptions) -> None:
+    """Make the mount and agree with the kernel on how to talk. Raises MountFailed."""
+    before = fuse_descriptors()
+    try:
+        pyfuse3.init(session.operations, os.fsdecode(session.mountpoint), fuse_options(options, read_only=session.volume.read_only))
+    except RuntimeError as error:
+        raise MountFailed(f"the kernel or fusermount3 refused the mount at {os.fsdecode(session.mountpoint)!r} ({error})") from None
+    try:
+        (descriptor,) = fuse_descriptors() - before
+        session.negotiated = negotiate(descriptor)
+        session.poll = poll.install(descriptor)
+    except BaseException:
+        pyfuse3.close(unmount=True)
+        raise
+
+
+async def serve(
+    namespace: Namespace,
+    volume: Volume,
+    mountpoint: str | bytes | os.PathLike[str],
+    options: MountOptions | None = None,
+    *,
+    ready: Callable[[Session], None],
+    stop: trio.Event,
+) -> None:
+    """Mount `namespace` and serve it until it is unmounted, by whomever; return when all is durable.
+
+    `ready` is called with the session once requests are answered. Setting `stop` unmounts, even while the mount is in use.
+    Raises MountFailed; CommitFailed or NoSpace when the last group cannot be made durable. The volume stays open.
+    """
+    options = options or MountOptions()
+    point = place.absolute(mountpoint)
+    await trio.to_thread.run_sync(place.prepare, point)
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    tune_memory()
+    session = Session(namespace, volume, point)
+    _mount(session, options)
+    orderly = True
+    try:
+        place.set_readahead(point, options.readahead_kb)
+        async with trio.open_nursery() as nursery:
+            session.readers.start(nursery)
+            nursery.start_soon(session.durability.run)
+            nursery.start_soon(session.background.run)
+            nursery.start_soon(_unmount_when, stop, session)
+            ready(session)
+            await pyfuse3.main(min_tasks=1, max_tasks=MAX_TASKS)
+            nursery.cancel_scope.cancel()
+    except Exception:
+        log.critical("the mount at %r died; it is left dead, so that nothing is written below it", os.fsdecode(point))
+        orderly = False
+        raise
+    finally:
+        poll.uninstall()
+        pyfuse3.close(unmount=orderly and place.mounted_at(point) is not None)
+        with trio.CancelScope(shield=True):
+            await _last_commit(session)
+        session._ended.set()
+
+
+async def _unmount_when(stop: trio.Event, session: Session) -> None:
+    await stop.wait()
+    await session.unmount(force=True)
+
+
+async def _last_commit(session: Session) -> None:
+    if session.volume.failed is None and not session.volume.read_only:
+        await session.durable()

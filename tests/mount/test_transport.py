@@ -1,0 +1,295 @@
+"""The transport: waiting for requests, completing INIT, and that both notice when pyfuse3, libfuse or the kernel change."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyfuse3
+import pytest
+import trio
+import trio.testing
+
+from anqfs.mount import negotiate, poll
+
+SCRIPT = Path(__file__).with_name("idle_filesystem.py")
+
+
+class IdleMount:
+    """A mount of the do-nothing filesystem in a process of its own."""
+
+    def __init__(self, point: Path) -> None:
+        self.point = point
+        self.process = subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(point)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        if self.process.stdout.readline() != "ready\n":
+            raise AssertionError(self.process.communicate()[1])
+
+    def counters(self) -> dict:
+        return json.loads((self.point / "counters").read_bytes())
+
+    def cpu_ticks(self) -> int:
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    def close(self) -> str:
+        subprocess.run(["umount", str(self.point)], check=self.process.poll() is None, stdin=subprocess.DEVNULL)
+        return self.process.communicate(timeout=30)[1]
+
+
+@pytest.fixture
+def idle(tmp_path: Path) -> Iterator[IdleMount]:
+    point = tmp_path / "mnt"
+    point.mkdir()
+    mount = IdleMount(point)
+    try:
+        yield mount
+    finally:
+        errors = mount.close()
+    assert mount.process.returncode == 0
+    assert errors == ""
+
+
+def test_pyfuse3_still_waits_the_way_the_poll_replaces() -> None:
+    """Fails when pyfuse3 changes: its loop must look `trio` up as a global and wait under `trio.Lock` with wait_readable."""
+    poll.check_pyfuse3()
+    source = Path(pyfuse3.__file__).with_name("internal.pxi").read_text()
+    body = source[source.index("async def _wait_fuse_readable") : source.index("async def _session_loop")]
+    assert "worker_data.read_lock = trio.Lock()" in body
+    assert body.count("await") == 1
+    assert "await trio.lowlevel.wait_readable(session_fd)" in body
+    loop = source[source.index("async def _session_loop") :]
+    assert loop.index("await _wait_fuse_readable()") < loop.index("fuse_session_receive_buf")
+    assert "await" not in loop[loop.index("await _wait_fuse_readable()") + 27 : loop.index("fuse_session_receive_buf")]
+
+
+def test_a_pyfuse3_without_the_global_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(pyfuse3, "trio")
+    with pytest.raises(RuntimeError, match="must be adapted"):
+        poll.install(0)
+
+
+def test_requests_are_answered_by_spinning_and_an_idle_mount_sleeps(idle: IdleMount) -> None:
+    before = idle.counters()
+    for _ in range(2000):
+        os.stat(idle.point / "counters")
+    after = idle.counters()
+    assert after["won"] > before["won"]
+    assert after["slept"] - before["slept"] < 2000
+
+
+def test_an_idle_mount_uses_no_cpu(idle: IdleMount) -> None:
+    """After its last request the process only sleeps: it neither polls nor ticks. Counted in voluntary context switches and CPU."""
+    for _ in range(100):
+        os.stat(idle.point / "counters")
+    status = Path(f"/proc/{idle.process.pid}/status")
+
+    def switches() -> int:
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["voluntary_ctxt_switches"])
+
+    settled = -1
+    while (now := switches()) != settled:
+        settled = now
+        os.sched_yield()
+        trio.run(trio.sleep, 0.05)
+    ticks = idle.cpu_ticks()
+    trio.run(trio.sleep, 0.5)
+    assert switches() - settled <= 1
+    assert idle.cpu_ticks() - ticks <= 1
+
+
+def test_a_handler_that_waits_does_not_stop_the_others(idle: IdleMount) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        blocked = [pool.submit(os.path.exists, idle.point / "block") for _ in range(1)]
+        for _ in range(200):
+            os.stat(idle.point / "counters")
+        assert not any(job.done() for job in blocked)
+        assert not os.path.exists(idle.point / "unblock")
+        assert all(job.result(timeout=30) for job in blocked)
+
+
+def test_many_clients_at_once(idle: IdleMount) -> None:
+    def work(_: int) -> int:
+        return sum(os.stat(idle.point / "counters").st_size for _ in range(300))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(work, range(8))) == {300 * 4096}
+
+
+def test_an_unmount_by_someone_else_ends_the_session(tmp_path: Path) -> None:
+    point = tmp_path / "mnt"
+    point.mkdir()
+    mount = IdleMount(point)
+    os.stat(point / "counters")
+    assert mount.close() == ""
+    assert mount.process.returncode == 0
+
+
+def test_init_is_completed_with_what_the_kernel_offers(idle: IdleMount) -> None:
+    """Fails when libfuse or the kernel lay INIT out otherwise: then the reply would have gone out unchanged."""
+    agreed = idle.counters()["negotiated"]
+    assert agreed["completed"]
+    for flag in ("HANDLE_KILLPRIV_V2", "DONT_MASK", "PARALLEL_DIROPS", "CACHE_SYMLINKS", "EXPLICIT_INVAL_DATA"):
+        assert agreed["flags"] & getattr(negotiate, flag), flag
+    assert not agreed["flags"] & negotiate.AUTO_INVAL_DATA
+    assert agreed["max_write"] == 1 << 20
+
+
+def _request(flags: int, *, opcode: int = 26, major: int = 7) -> bytes:
+    body = struct.pack("<IIIII", major, 45, 131072, flags, 0).ljust(64, b"\0")
+    return struct.pack("<IIQQIIII", 40 + len(body), opcode, 77, 0, 0, 0, 0, 0) + body
+
+
+def _reply(flags: int, *, length: int = 80, error: int = 0, unique: int = 77, minor: int = 31) -> bytes:
+    body = struct.pack("<IIIIHHIIHHI", 7, minor, 131072, flags, 12, 9, 1 << 20, 1, 256, 0, 0).ljust(length - 16, b"\0")
+    return struct.pack("<IiQ", length, error, unique) + body
+
+
+def test_only_offered_flags_are_set() -> None:
+    reply, agreed = negotiate.complete(_request(negotiate.PARALLEL_DIROPS), _reply(1 | negotiate.AUTO_INVAL_DATA))
+    assert agreed == negotiate.Negotiated(True, 1 | negotiate.AUTO_INVAL_DATA | negotiate.PARALLEL_DIROPS, 31, 1 << 20)
+    fields = struct.unpack_from("<IIIIHHIIHHI", reply, 16)
+    assert fields[3] == agreed.flags
+    assert fields[4:6] == (negotiate.MAX_BACKGROUND, negotiate.CONGESTION_THRESHOLD)
+    assert (len(reply), reply[:16]) == (80, _reply(0)[:16])
+
+
+@pytest.mark.parametrize(
+    ("request_", "reply"),
+    [
+        (_request(-1 & 0xFFFFFFFF, opcode=27), _reply(1)),
+        (_request(-1 & 0xFFFFFFFF, major=8), _reply(1)),
+        (_request(-1 & 0xFFFFFFFF)[:50], _reply(1)),
+        (_request(-1 & 0xFFFFFFFF), _reply(1, length=40)),
+        (_request(-1 & 0xFFFFFFFF), _reply(1, error=-71)),
+        (_request(-1 & 0xFFFFFFFF), _reply(1, unique=78)),
+        (_request(-1 & 0xFFFFFFFF), _reply(1, minor=12)),
+    ],
+)
+def test_a_reply_of_another_layout_goes_out_unchanged(request_: bytes, reply: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    assert negotiate.complete(request_, reply) == (reply, negotiate.Negotiated(False, 0, 0, 0))
+    assert "not laid out as expected" in caplog.text
+
+
+def _pipe_poll(**named: object) -> tuple[poll.AdaptivePoll, int, int]:
+    reading, writing = os.pipe()
+    return poll.AdaptivePoll(reading, **named), reading, writing  # type: ignore[arg-type]
+
+
+def test_one_task_sleeps_on_the_descriptor_and_another_takes_its_place() -> None:
+    """Two tasks wait; the first that wakes goes off into a long handler, and the second still gets the next request."""
+    waiter, reading, writing = _pipe_poll(spin_ns=1000)
+    got: list[str] = []
+
+    async def worker(name: str, release: trio.Event) -> None:
+        await waiter.wait_readable(reading)
+        os.read(reading, 1)
+        got.append(name)
+        await release.wait()
+
+    async def main() -> None:
+        release = trio.Event()
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                for name in ("a", "b", "c"):
+                    nursery.start_soon(worker, name, release)
+                for count in (1, 2, 3):
+                    await trio.testing.wait_all_tasks_blocked()
+                    os.write(writing, b"x")
+                    while len(got) < count:
+                        await trio.sleep(0)
+                release.set()
+
+    try:
+        trio.run(main)
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert sorted(got) == ["a", "b", "c"]
+
+
+def test_a_busy_client_does_not_starve_timers() -> None:
+    """Requests that are always there already: trio's scheduler must run all the same, within YIELD_EVERY of them."""
+    waiter, reading, writing = _pipe_poll()
+    os.write(writing, b"x")
+    served = 0
+    seen_at: list[int] = []
+
+    async def busy() -> None:
+        nonlocal served
+        while not seen_at:
+            await waiter.wait_readable(reading)
+            served += 1
+
+    async def other() -> None:
+        seen_at.append(served)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(busy)
+            nursery.start_soon(other)
+
+    try:
+        trio.run(main)
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert seen_at[0] <= poll.YIELD_EVERY
+
+
+def test_hurry_yields_at_the_next_request() -> None:
+    waiter, reading, writing = _pipe_poll()
+    os.write(writing, b"x")
+    ran: list[bool] = []
+
+    async def other() -> None:
+        ran.append(True)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await waiter.wait_readable(reading)
+            nursery.start_soon(other)
+            await waiter.wait_readable(reading)
+            assert not ran
+            waiter.hurry()
+            await waiter.wait_readable(reading)
+            assert ran
+
+    try:
+        trio.run(main)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_credit_is_spent_on_vain_spins() -> None:
+    """A client that is always too late gets no more spins: each wait goes straight to sleep."""
+    reading, writing = os.pipe()
+
+    async def late(_descriptor: int) -> None:
+        await trio.sleep(0.002)
+        os.write(writing, b"x")
+
+    waiter = poll.AdaptivePoll(reading, spin_ns=10_000, sleep=late)
+
+    async def main() -> None:
+        for _ in range(poll.CREDIT_MAX + 20):
+            await waiter.wait_readable(reading)
+            os.read(reading, 1)
+
+    try:
+        trio.run(main)
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert waiter.spins_lost == poll.CREDIT_MAX
+    assert waiter.slept == poll.CREDIT_MAX + 20
