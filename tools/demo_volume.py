@@ -1,0 +1,145 @@
+"""A volume for a demonstration: a temporary directory with store, keys and mount point, the anqfs commands run on it, and its removal.
+
+Used by demo_run.py as a context manager: however the block ends, the volume is unmounted and everything is removed, unless it shall be
+kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+
+COMMAND = str(Path(sys.executable).with_name("anqfs"))
+PATIENCE = 300
+"""Seconds that one anqfs command may take."""
+
+
+class DemoFailed(Exception):
+    """Something was not as promised; the message says what."""
+
+
+class DemoVolume:
+    """The volume's places, and commands that say what they do."""
+
+    def __init__(self, console: Console, *, keep: bool) -> None:
+        self._console = console
+        self._keep = keep
+        self.directory = Path(tempfile.mkdtemp(prefix="anqfs-demo."))
+        self.store = self.directory / "store"
+        self.mountpoint = self.directory / "volume"
+        self.key_file = self.directory / "volume.key"
+        self.passphrase_file = self.directory / "second.passphrase"
+
+    def __enter__(self) -> DemoVolume:
+        """Make keys and mount point."""
+        self.mountpoint.mkdir()
+        self._write_secret(self.key_file, secrets.token_bytes(32))
+        self._write_secret(self.passphrase_file, secrets.token_urlsafe(24).encode("ascii") + b"\n")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Unmount and remove, or say where things were left. A second Ctrl-C does not stop this."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._unmount_somehow()
+        self._end_daemons()
+        if self._keep:
+            self._console.print(
+                f"kept: {self.directory}\nmount it:  anqfs mount {self.store} {self.mountpoint} --key-file {self.key_file}", markup=False
+            )
+        else:
+            shutil.rmtree(self.directory)
+
+    def run(self, *arguments: str | Path, fails_with: int = 0) -> str:
+        """Run an anqfs command, shown to the person who watches; return its output.
+
+        Raises DemoFailed when its exit code is not `fails_with`.
+        """
+        shown = " ".join(str(argument).replace(str(self.directory), "$DEMO") for argument in arguments)
+        self._console.print(f"  $ anqfs {shown}", style="dim", markup=False, highlight=False, soft_wrap=True)
+        done = subprocess.run(
+            [COMMAND, *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+        if done.returncode != fails_with:
+            said = done.stderr.strip() or done.stdout.strip() or "nothing"
+            raise DemoFailed(f"anqfs {shown}: exit code {done.returncode} in place of {fails_with}; it said: {said}")
+        return done.stdout if fails_with == 0 else done.stderr.strip()
+
+    def ask(self, *arguments: str | Path) -> Any:
+        """Run an anqfs command with --json and return what it says."""
+        answer = self.run(*arguments, "--json")
+        try:
+            return json.loads(answer)
+        except ValueError as error:
+            raise DemoFailed(f"anqfs {arguments[0]} --json printed something else: {answer[:200]!r}") from error
+
+    def mount(self, *secret: str | Path) -> None:
+        """Mount with the key file, or with other options."""
+        self.run("mount", self.store, self.mountpoint, *(secret or ("--key-file", self.key_file)))
+        if not os.path.ismount(self.mountpoint):
+            raise DemoFailed(f"{self.mountpoint} is not mounted after anqfs mount")
+
+    def unmount(self) -> None:
+        """Unmount; everything is durable afterwards."""
+        self.run("umount", self.mountpoint)
+        if os.path.ismount(self.mountpoint):
+            raise DemoFailed(f"{self.mountpoint} is still mounted after anqfs umount")
+
+    def _write_secret(self, path: Path, secret: bytes) -> None:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(secret)
+
+    def _unmount_somehow(self) -> None:
+        """Unmount, the polite way first. A mount point that is still one after that would make the removal walk into the volume."""
+        for command in ([COMMAND, "umount"], ["fusermount3", "-u"], ["fusermount3", "-u", "-z"], ["umount", "-l"]):
+            if not _in_mount_table(self.mountpoint):
+                return
+            try:
+                subprocess.run([*command, str(self.mountpoint)], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+            except (OSError, subprocess.TimeoutExpired) as error:
+                self._console.print(f"{command[0]}: {error}", style="red", markup=False)
+        if _in_mount_table(self.mountpoint):
+            raise DemoFailed(f"{self.mountpoint} cannot be unmounted; {self.directory} was left as it is")
+
+    def _end_daemons(self) -> None:
+        """Wait for daemons of this store to go. One that was just starting when the story was interrupted may mount even now."""
+        deadline = time.monotonic() + 20
+        while pids := _processes_naming(self.directory):
+            self._unmount_somehow()
+            if time.monotonic() > deadline:
+                for pid in pids:
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
+        self._unmount_somehow()
+
+
+def _processes_naming(directory: Path) -> list[int]:
+    """Return the ids of other processes with this directory in their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                line = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue  # it ended meanwhile
+            if os.fsencode(directory) in line:
+                found.append(int(entry.name))
+    return found
+
+
+def _in_mount_table(path: Path) -> bool:
+    """Return whether something is mounted there, even a dead mount on which stat fails."""
+    wanted = os.path.realpath(path.parent) + "/" + path.name
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        return any(line.split()[4].replace("\\040", " ") == wanted for line in table)
