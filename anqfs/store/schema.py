@@ -191,6 +191,8 @@ class RootDigest(Record, frozen=True, array_like=True, gc=False):
 
     commit: int
     digest: bytes
+    time: int = 0
+    """ns since 1970 of the commit."""
 
 
 class SealingKey(Record, frozen=True, array_like=True, gc=False):

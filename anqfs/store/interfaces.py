@@ -1,0 +1,110 @@
+"""What the store asks of the places that hold its sealed records and extents.
+
+The embedded implementation is `lmdb_store`. Nothing here needs a local file, and everything passed is sealed already. The *owner*
+is the thread that runs the namespace; *the writer* is the one thread that makes batches; `reading` is for any other thread.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
+
+
+class StoreUsage(NamedTuple):
+    """Bytes: `held` by live data, `reusable` inside the store's file without growing it."""
+
+    held: int
+    reusable: int
+
+
+class Batch(Protocol):
+    """One atomic, durable change, made on the writer thread. `commit` raises NoSpace or CommitFailed; nothing is changed then."""
+
+    def commit(self) -> None:
+        """Make the batch durable."""
+
+    def abort(self) -> None:
+        """Forget the batch; harmless after `commit`."""
+
+
+class RecordBatch(Batch, Protocol):
+    """A batch of record changes."""
+
+    def replace(self, key: bytes, sealed: bytes) -> bytes | None:
+        """Put a value and return the one it replaces."""
+
+    def remove(self, key: bytes) -> bytes | None:
+        """Remove a value and return it; None when there was none."""
+
+
+class ExtentBatch(Batch, Protocol):
+    """A batch of new extents and of extents to delete."""
+
+    def put(self, extent: int, sealed: memoryview) -> None:
+        """Add an extent. The bytes are copied before this returns."""
+
+    def remove(self, extent: int) -> None:
+        """Delete an extent if it is there."""
+
+
+class RecordStore(Protocol):
+    """Sealed record values by key, in key order."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return a value as of the last `refresh`. Owner only."""
+
+    def items(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Return the first `limit` of the values with start <= key < stop, as of the last `refresh`. Owner only."""
+
+    def keys(self, start: bytes, stop: bytes, limit: int) -> list[bytes]:
+        """As `items`, keys only."""
+
+    def refresh(self) -> None:
+        """See what was committed. Owner only."""
+
+    def current_items(self, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Return the first `limit` values with key > after, as of now. Any thread."""
+
+    def begin(self) -> RecordBatch:
+        """Start a batch. The writer only, one at a time."""
+
+    def usage(self) -> StoreUsage:
+        """Return the bytes it takes."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+class ExtentReading(Protocol):
+    """A view of the extents as of its making, for the thread that made it."""
+
+    def get(self, extent: int) -> memoryview | None:
+        """Return the sealed bytes, valid until the view ends."""
+
+
+class ExtentStore(Protocol):
+    """Sealed extents by id."""
+
+    def get(self, extent: int) -> memoryview | None:
+        """Return the sealed bytes as of the last `refresh`; release them before the next call. Owner only."""
+
+    def is_resident(self, sealed: memoryview) -> bool:
+        """Tell whether the sealed bytes can be read without waiting for a disk."""
+
+    def refresh(self) -> None:
+        """See what was committed. Owner only."""
+
+    def reading(self) -> AbstractContextManager[ExtentReading]:
+        """Return a context with a view of its own. Any thread."""
+
+    def current_ids(self, after: int, limit: int) -> list[int]:
+        """Return the first `limit` ids above `after`, as of now. Any thread."""
+
+    def begin(self) -> ExtentBatch:
+        """Start a batch. The writer only, one at a time."""
+
+    def usage(self) -> StoreUsage:
+        """Return the bytes it takes."""
+
+    def close(self) -> None:
+        """Let go of everything."""

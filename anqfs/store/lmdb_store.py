@@ -1,0 +1,297 @@
+"""Sealed records and extents in LMDB, one environment each. The only module that imports lmdb.
+
+The owner's thread has one read transaction, renewed by `refresh`. Others read in transactions of their own, inside `_reading`, which
+keeps them out while the map is moved. Write transactions belong to the writer thread. Environments are opened with LMDB's full
+durability: one fdatasync for each commit; never sync=False, never WRITEMAP.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lmdb
+
+from anqfs.errors import AnqfsError, CommitFailed, Damaged, NoSpace, StoreInUse
+from anqfs.store import memory
+from anqfs.store.interfaces import ExtentBatch, ExtentReading, RecordBatch, StoreUsage
+
+RECORD_MAP = 64 << 30
+EXTENT_MAP = 1 << 40
+"""Bytes of address space at first; doubled when half of it is in use. A map takes no disk and no memory by itself."""
+MAP_LIMIT = 1 << 46
+_READERS = 64
+_UNWRITTEN_PAGES = 1024
+"""Pages at the end of a file that LMDB may have counted and never written; more missing means that the file was cut."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _fault(error: lmdb.Error, what: str) -> AnqfsError:
+    if isinstance(error, lmdb.MapFullError) or getattr(error, "code", 0) in _FULL:
+        return NoSpace(f"the disk or the store's map is full: {what} ({error})")
+    return CommitFailed(f"{what}: {error}")
+
+
+class _Environment:
+    """What the record and the extent store share."""
+
+    _buffers = False
+    _what = ""
+
+    def __init__(self, path: bytes, *, map_size: int, map_limit: int = MAP_LIMIT, read_only: bool = False, create: bool = False) -> None:
+        self._map_limit = map_limit
+        self._gate = threading.Condition()
+        self._inside = 0
+        self._shut = False
+        self._txn: Any = None
+        data = os.path.join(path, b"data.mdb")
+        size = os.path.getsize(data) if os.path.exists(data) else 0
+        try:
+            self._env = lmdb.open(
+                path,
+                map_size=min(map_limit, max(map_size, 4 * size)),
+                readonly=read_only,
+                create=create,
+                lock=not read_only,
+                mode=0o600,
+                readahead=False,
+                meminit=False,
+                max_readers=_READERS,
+                max_spare_txns=8,
+            )
+        except lmdb.Error as error:
+            if "already open" in str(error):
+                raise StoreInUse(f"this process has {os.fsdecode(path)!r} open already") from error
+            if getattr(error, "code", 0) in _FULL:
+                raise NoSpace(f"the disk is too full to open {os.fsdecode(path)!r}") from error
+            raise Damaged(f"the {self._what} database {os.fsdecode(path)!r} cannot be opened: {error}") from error
+        try:
+            self._check_length(data, read_only)
+            if not read_only:
+                self._env.reader_check()
+            self.refresh()
+        except BaseException:
+            self._env.close()
+            raise
+
+    def _check_length(self, data: bytes, read_only: bool) -> None:
+        """Refuse a file that was cut: touching a page beyond its end would kill the process."""
+        expected = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        size = os.path.getsize(data)
+        if size >= expected:
+            return
+        if expected - size > _UNWRITTEN_PAGES * memory.PAGE:
+            raise Damaged(f"the {self._what} database is cut: {size} of {expected} bytes are there")
+        if not read_only:
+            os.truncate(data, expected)
+
+    def refresh(self) -> None:
+        if self._txn is not None:
+            self._txn.abort()
+        self._txn = self._env.begin(buffers=self._buffers)
+
+    @contextmanager
+    def _reading(self, buffers: bool) -> Iterator[Any]:
+        with self._gate:
+            if self._shut:
+                raise ValueError("the store is closed")
+            self._inside += 1
+        try:
+            txn = self._env.begin(buffers=buffers)
+            try:
+                yield txn
+            finally:
+                txn.abort()
+        finally:
+            with self._gate:
+                self._inside -= 1
+                self._gate.notify_all()
+
+    def usage(self) -> StoreUsage:
+        stat = self._env.stat()
+        page = stat["psize"]
+        held = (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]) * page
+        return StoreUsage(held, max(0, (self._env.info()["last_pgno"] + 1) * page - held))
+
+    def trim(self) -> None:
+        """Give back the memory that the map has resident."""
+        info = self._env.info()
+        memory.drop(info["map_addr"], min(info["map_size"], (info["last_pgno"] + 1) * memory.PAGE))
+
+    def grow(self, incoming: int) -> bool:
+        """Make the map larger when it is half full or would be with `incoming` bytes. Owner's thread, while the writer rests."""
+        info = self._env.info()
+        size = info["map_size"]
+        needed = 2 * ((info["last_pgno"] + 1) * memory.PAGE + 2 * incoming)
+        if needed <= size or size >= self._map_limit:
+            return False
+        with self._gate:
+            while self._inside:
+                self._gate.wait()
+            self._txn.abort()
+            try:
+                self._env.set_mapsize(min(self._map_limit, max(2 * size, needed)))
+            finally:
+                self._txn = self._env.begin(buffers=self._buffers)
+        return True
+
+    def close(self) -> None:
+        with self._gate:
+            self._shut = True
+            while self._inside:
+                self._gate.wait()
+        if self._txn is not None:
+            self._txn.abort()
+            self._txn = None
+            self._env.close()
+
+    def _begin(self) -> Any:
+        try:
+            return self._env.begin(write=True, buffers=False)
+        except lmdb.Error as error:
+            raise _fault(error, f"the {self._what} database cannot be written") from error
+
+
+class _Batch:
+    """One write transaction."""
+
+    def __init__(self, txn: Any, what: str) -> None:
+        self._txn = txn
+        self._what = what
+
+    def commit(self) -> None:
+        txn, self._txn = self._txn, None
+        try:
+            txn.commit()
+        except lmdb.Error as error:
+            raise _fault(error, f"the {self._what} could not be committed") from error
+
+    def abort(self) -> None:
+        txn, self._txn = self._txn, None
+        if txn is not None:
+            txn.abort()
+
+
+class _RecordBatch(_Batch):
+    def replace(self, key: bytes, sealed: bytes) -> bytes | None:
+        try:
+            old: bytes | None = self._txn.replace(key, sealed)
+        except lmdb.Error as error:
+            raise _fault(error, "a record could not be written") from error
+        return old
+
+    def remove(self, key: bytes) -> bytes | None:
+        try:
+            old: bytes | None = self._txn.pop(key)
+        except lmdb.Error as error:
+            raise _fault(error, "a record could not be removed") from error
+        return old
+
+
+class _ExtentBatch(_Batch):
+    def put(self, extent: int, sealed: memoryview) -> None:
+        key = extent.to_bytes(8, "big")
+        try:
+            if not self._txn.put(key, sealed, append=True):
+                self._txn.put(key, sealed)
+        except lmdb.Error as error:
+            raise _fault(error, "an extent could not be written") from error
+
+    def remove(self, extent: int) -> None:
+        try:
+            self._txn.delete(extent.to_bytes(8, "big"))
+        except lmdb.Error as error:
+            raise _fault(error, "an extent could not be deleted") from error
+
+
+class LmdbRecords(_Environment):
+    """The record store (`interfaces.RecordStore`)."""
+
+    _what = "record"
+
+    def get(self, key: bytes) -> bytes | None:
+        value: bytes | None = self._txn.get(key)
+        return value
+
+    def items(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = []
+        with self._txn.cursor() as cursor:
+            if cursor.set_range(start):
+                for item in cursor:
+                    if item[0] >= stop or len(found) >= limit:
+                        break
+                    found.append(item)
+        return found
+
+    def keys(self, start: bytes, stop: bytes, limit: int) -> list[bytes]:
+        found: list[bytes] = []
+        with self._txn.cursor() as cursor:
+            if cursor.set_range(start):
+                for key in cursor.iternext(keys=True, values=False):
+                    if key >= stop or len(found) >= limit:
+                        break
+                    found.append(key)
+        return found
+
+    def current_items(self, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = []
+        with self._reading(buffers=False) as txn, txn.cursor() as cursor:
+            if cursor.set_range(after + b"\0") if after else cursor.first():
+                for item in cursor:
+                    if len(found) >= limit:
+                        break
+                    found.append(item)
+        return found
+
+    def begin(self) -> RecordBatch:
+        return _RecordBatch(self._begin(), "records")
+
+
+class _ExtentReading:
+    def __init__(self, txn: Any) -> None:
+        self._txn = txn
+
+    def get(self, extent: int) -> memoryview | None:
+        value: memoryview | None = self._txn.get(extent.to_bytes(8, "big"))
+        return value
+
+
+class LmdbExtents(_Environment):
+    """The extent store (`interfaces.ExtentStore`)."""
+
+    _buffers = True
+    _what = "extent"
+
+    def get(self, extent: int) -> memoryview | None:
+        value: memoryview | None = self._txn.get(extent.to_bytes(8, "big"))
+        return value
+
+    def is_resident(self, sealed: memoryview) -> bool:
+        return memory.is_resident(sealed)
+
+    @contextmanager
+    def reading(self) -> Iterator[ExtentReading]:
+        with self._reading(buffers=True) as txn:
+            yield _ExtentReading(txn)
+
+    def current_ids(self, after: int, limit: int) -> list[int]:
+        found: list[int] = []
+        with self._reading(buffers=False) as txn, txn.cursor() as cursor:
+            if cursor.set_range((after + 1).to_bytes(8, "big")):
+                for key in cursor.iternext(keys=True, values=False):
+                    if len(found) >= limit:
+                        break
+                    found.append(int.from_bytes(key, "big"))
+        return found
+
+    def last_id(self) -> int:
+        """Return the highest extent id; 0 when there is none. Owner only."""
+        with self._txn.cursor() as cursor:
+            return int.from_bytes(cursor.key(), "big") if cursor.last() else 0
+
+    def begin(self) -> ExtentBatch:
+        return _ExtentBatch(self._begin(), "extents")

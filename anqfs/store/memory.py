@@ -1,0 +1,76 @@
+"""What the kernel keeps in memory of a mapped file, through libc: mincore and madvise. Any thread.
+
+A page that is not in memory stops the thread that touches it until the disk answers, and pages once touched count as this process's
+resident memory. Both calls only ask or drop page table entries; they never change a byte.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+
+PAGE = mmap.PAGESIZE
+_MADV_DONTNEED = 4
+_libc = ctypes.CDLL(None, use_errno=True)
+_mincore = _libc.mincore
+_mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+_madvise = _libc.madvise
+_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_get_buffer = ctypes.pythonapi.PyObject_GetBuffer
+_release_buffer = ctypes.pythonapi.PyBuffer_Release
+
+
+class _PyBuffer(ctypes.Structure):
+    """CPython's Py_buffer (Include/pybuffer.h)."""
+
+    _fields_ = (
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.py_object),
+        ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t),
+        ("readonly", ctypes.c_int),
+        ("ndim", ctypes.c_int),
+        ("format", ctypes.c_char_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    )
+
+
+_get_buffer.argtypes = (ctypes.py_object, ctypes.POINTER(_PyBuffer), ctypes.c_int)
+_release_buffer.argtypes = (ctypes.POINTER(_PyBuffer),)
+_release_buffer.restype = None
+
+
+def address(view: memoryview) -> int:
+    """Return where a contiguous, read-only or writable buffer lies in memory."""
+    buffer = _PyBuffer()
+    _get_buffer(view, ctypes.byref(buffer), 0)
+    try:
+        return buffer.buf or 0
+    finally:
+        _release_buffer(ctypes.byref(buffer))
+
+
+def is_resident(view: memoryview) -> bool:
+    """Tell whether every page below the buffer is in memory. A mapping that mincore does not know counts as resident."""
+    start = address(view)
+    first = start & -PAGE
+    pages = (start + len(view) - first + PAGE - 1) // PAGE
+    answer = ctypes.create_string_buffer(pages)
+    if _mincore(first, pages * PAGE, answer) != 0:
+        return True
+    return all(byte & 1 for byte in answer.raw[:pages])
+
+
+def drop(start: int, length: int) -> None:
+    """Drop the page table entries of a read-only file mapping; the pages stay in the kernel's cache. A refusal changes nothing."""
+    if start and length:
+        _madvise(start & -PAGE, length, _MADV_DONTNEED)
+
+
+def mapped_resident() -> int:
+    """Return the bytes of files and shared memory that this process has resident (statm's third figure)."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[2]) * PAGE

@@ -1,0 +1,238 @@
+"""The writer: the one thread that seals transaction groups and makes them durable.
+
+The owner hands a group over with `submit`; from then on nobody changes it. At most one group is being written (`closing`) and one waits
+(`queued`); what the owner commits meanwhile is added to the one that waits. First the group's extents are committed, together with the
+deletion of extents whose freeing was made durable by an earlier group; then its records, with the ids of the extents it frees. So after
+a crash at any point, what records refer to is there, and what nobody refers to is found again when the volume is opened.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from anqfs.crypto.digest import RecordDigest
+from anqfs.crypto.sealing import SEALED_EXTENT_MAX, RecordSealer, SealerCache
+from anqfs.errors import AnqfsError, CommitFailed
+from anqfs.store.codec import encode
+from anqfs.store.group import Group
+from anqfs.store.interfaces import ExtentStore, RecordStore
+from anqfs.store.keys import VolumeKeys
+from anqfs.store.schema import ROOT_DIGEST, Frees, RootDigest
+
+_log = logging.getLogger(__name__)
+EXTENT_BATCH = 32 << 20
+"""Sealed bytes of extents after which they are committed, so that LMDB does not hold a whole group once more in memory."""
+_FREES_IN_RECORD = 2048
+
+
+def sealing_key_key(number: int) -> bytes:
+    """Return the key of a `K` record."""
+    return b"K" + number.to_bytes(4, "big")
+
+
+def frees_key(number: int) -> bytes:
+    """Return the key of an `F` record."""
+    return b"F" + number.to_bytes(8, "big")
+
+
+class WriterState:
+    """What the writer goes on from: the last durable commit and the extents that it must delete with the next one."""
+
+    def __init__(self) -> None:
+        self.commit = 0
+        self.total = 0
+        """The root digest as a number."""
+        self.time = 0
+        self.next_frees = 0
+        """Number of the next `F` record."""
+        self.frees: list[int] = []
+        """Extents nobody refers to, durably so."""
+        self.frees_keys: list[bytes] = []
+        """Keys of the `F` records that hold them."""
+
+
+class Writer:
+    """Owns all write transactions of one volume."""
+
+    def __init__(
+        self,
+        records: RecordStore,
+        extents: ExtentStore,
+        keys: VolumeKeys,
+        state: WriterState,
+        sealer: RecordSealer,
+        sealers: SealerCache,
+        counters: dict[str, int],
+        after_commit: Callable[[], None],
+    ) -> None:
+        self._records = records
+        self._extents = extents
+        self._keys = keys
+        self._digest = RecordDigest(keys.digest_key)
+        self._sealer = sealer
+        self._sealers = sealers
+        self._after_commit = after_commit
+        self._buffer = bytearray(SEALED_EXTENT_MAX)
+        self._wake = threading.Condition()
+        self._stopping = False
+        self.state = state
+        self.counters = counters
+        self.closing: Group | None = None
+        self.queued: Group | None = None
+        self.finished = 0
+        """Groups settled so far; the owner looks at it to know when to renew its read transactions."""
+        self.failed: AnqfsError | None = None
+        self._thread = threading.Thread(target=self._run, name="anqfs-writer", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a group is being written or waits to be."""
+        return self.closing is not None or self.queued is not None
+
+    @property
+    def has_frees(self) -> bool:
+        """Whether extents wait to be deleted."""
+        return bool(self.state.frees)
+
+    def submit(self, group: Group) -> Group:
+        """Hand over a group, or add it to the one that waits; returns the group whose ticket counts. Owner only."""
+        with self._wake:
+            if self.queued is not None:
+                self.queued.absorb(group)
+                return self.queued
+            self.queued = group
+            self._wake.notify_all()
+            return group
+
+    def stop(self) -> None:
+        """Let the writer finish what was submitted, and join it. Harmless when done before."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        self.counters["writer_thread"] = threading.get_native_id()
+        while True:
+            with self._wake:
+                while self.queued is None and not self._stopping:
+                    self._wake.wait()
+                group, self.queued = self.queued, None
+                if group is None:
+                    return
+                self.closing = group
+            self._settle(group, self._write(group))
+
+    def _write(self, group: Group) -> AnqfsError | None:
+        if self.failed is not None:
+            return self.failed
+        try:
+            self._commit(group)
+        except AnqfsError as error:
+            _log.error("a transaction group could not be made durable, the volume is read-only from now on: %s", error)
+            return error
+        except Exception as error:
+            _log.exception("a transaction group could not be made durable, the volume is read-only from now on")
+            return CommitFailed(f"a transaction group could not be made durable: {error!r}")
+        return None
+
+    def _settle(self, group: Group, error: AnqfsError | None) -> None:
+        with self._wake:
+            if error is None:
+                group.durable = True
+            else:
+                self.failed = error
+            self.closing = None
+            self.finished += 1
+        group.ticket.settle(error)
+        self._after_commit()
+
+    def _commit(self, group: Group) -> None:
+        state = self.state
+        applied, frees = state.frees_keys, state.frees
+        if group.extents or frees:
+            self._commit_extents(group, frees)
+            state.frees = []
+        self._commit_records(group, applied)
+        self.counters["commits"] += 1
+
+    def _commit_extents(self, group: Group, frees: list[int]) -> None:
+        batch = self._extents.begin()
+        try:
+            for extent in frees:
+                batch.remove(extent)
+            filled = 0
+            with memoryview(self._buffer) as view:
+                for extent, (data, number) in group.extents.items():
+                    if filled >= EXTENT_BATCH:
+                        batch.commit()
+                        self.counters["fsyncs"] += 1
+                        filled = 0
+                        batch = self._extents.begin()
+                    used = self._sealers.get(number).seal_into(extent, data, view)
+                    with view[:used] as sealed:
+                        batch.put(extent, sealed)
+                    filled += used
+                    self.counters["bytes_written"] += used
+            batch.commit()
+        finally:
+            batch.abort()
+        self.counters["fsyncs"] += 1
+        self.counters["extents_written"] += len(group.extents)
+        self.counters["extents_freed"] += len(frees)
+
+    def _commit_records(self, group: Group, applied: list[bytes]) -> None:
+        sealer, state = self._sealer, self.state
+        if sealer.number != self._keys.current:
+            sealer.use(self._keys.current)
+        new_keys = self._keys.undurable()
+        now = time.time_ns()
+        batch = self._records.begin()
+        try:
+            for number, sealing_key in new_keys.items():
+                batch.replace(sealing_key_key(number), encode(sealing_key))
+            total = state.total
+            term, seal, replace, remove = self._digest.of, sealer.seal, batch.replace, batch.remove
+            for key, record in group.records.items():
+                if record is None:
+                    old = remove(key)
+                else:
+                    sealed = seal(key, encode(record))
+                    old = replace(key, sealed)
+                    total += term(key, sealed)
+                if old is not None:
+                    total -= term(key, old)
+            for key in applied:
+                old = remove(key)
+                if old is not None:
+                    total -= term(key, old)
+            frees_keys = []
+            for key, frees in self._frees_records(group.frees):
+                sealed = seal(key, encode(frees))
+                old = replace(key, sealed)
+                total += term(key, sealed) - (term(key, old) if old is not None else 0)
+                frees_keys.append(key)
+            digest = self._digest.text(total)
+            root = RootDigest(state.commit + 1, digest, now)
+            replace(ROOT_DIGEST, seal(ROOT_DIGEST, encode(root)))
+            batch.commit()
+        finally:
+            batch.abort()
+        self._keys.durable(new_keys)
+        state.commit, state.total, state.time = root.commit, self._digest.number(digest), now
+        state.frees, state.frees_keys = group.frees, frees_keys
+        state.next_frees += len(frees_keys)
+        self.counters["fsyncs"] += 1
+        self.counters["records_written"] += len(group.records)
+
+    def _frees_records(self, frees: list[int]) -> Iterator[tuple[bytes, Frees]]:
+        for at, start in enumerate(range(0, len(frees), _FREES_IN_RECORD)):
+            yield frees_key(self.state.next_frees + at), Frees(tuple(frees[start : start + _FREES_IN_RECORD]))
