@@ -193,7 +193,7 @@ def _judge_image(image: Path, key_file: Path, histories: dict[int, workload.Hist
         observer = Direct(Namespace(volume))
         for history in histories.values():
             if unmounted:
-                history.acked, history.flushed = len(history.steps), True
+                history.acked = len(history.steps)
             top = f"w{history.writer}".encode()
             if history.acked == 0 and not observer.exists(top):
                 continue
