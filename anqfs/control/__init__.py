@@ -1,1 +1,1 @@
-"""The daemon, its HTTP API on a Unix socket, and the client for it."""
+"""The daemon of a mounted volume, its HTTP API on a Unix socket, the client for it, and the registry of running daemons."""

@@ -1,0 +1,129 @@
+"""The command line: `anqfs COMMAND`, and `anqfs STORE MOUNTPOINT -o OPTIONS` when mount(8) calls it through mount.fuse3.
+
+Every command imports what it needs when it runs, so that `anqfs --help` and `anqfs status` start fast. Errors are turned into one line
+on stderr and an exit code here, and only here.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+import anqfs
+from anqfs.cli import check_commands, key_commands, output, snapshot_commands, status_commands, volume_commands
+from anqfs.errors import AnqfsError
+
+_TOUR = """An encrypted filesystem with immutable snapshots of any directory.
+
+A short tour:
+
+  head -c 32 /dev/urandom > archive.key
+
+  anqfs mkfs archive.store --key-file archive.key
+
+  anqfs mount archive.store /mnt --key-file archive.key
+
+  anqfs snapshot create /mnt --name first
+
+  ls /mnt/.snapshot/
+
+  anqfs umount /mnt
+
+Every command explains itself: anqfs COMMAND --help. Exit codes: 0 done; 1 another fault; 2 wrong usage; 3 no such store, or something
+is there already; 4 wrong key; 5 store in use; 6 mount point busy, missing or not empty, or no FUSE; 7 not mounted; 8 not found;
+9 damaged, rolled back or of a newer format; 10 no space; 11 read-only or a commit failed; 130 interrupted.
+"""
+
+app = typer.Typer(
+    name="anqfs",
+    help=_TOUR,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 132},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        output.say(f"anqfs {anqfs.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Options before the command."""
+
+
+app.command()(volume_commands.mkfs)
+app.command()(volume_commands.mount)
+app.command()(volume_commands.umount)
+app.command()(status_commands.status)
+app.add_typer(snapshot_commands.app, name="snapshot")
+app.add_typer(key_commands.app, name="key")
+app.command()(check_commands.check)
+app.command()(check_commands.scrub)
+app.command()(status_commands.usage)
+
+COMMANDS = frozenset({"mkfs", "mount", "umount", "status", "snapshot", "key", "check", "scrub", "usage"})
+
+
+def mount_helper_arguments(arguments: list[str]) -> tuple[str, str, list[str]] | None:
+    """Return (store, mount point, options) when the arguments are those of a mount helper, else None."""
+    if len(arguments) < 4 or arguments[0] in COMMANDS or arguments[0].startswith("-"):
+        return None
+    rest = arguments[2:]
+    values = rest[1::2]
+    return (arguments[0], arguments[1], values) if len(values) == len(rest) / 2 and set(rest[::2]) == {"-o"} else None
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line. Returns the exit code; prints errors."""
+    helper = mount_helper_arguments(arguments)
+    try:
+        if helper is not None:
+            volume_commands.as_mount_helper(*helper)
+            return 0
+        code = app(arguments, prog_name="anqfs", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except AnqfsError as error:
+        output.fail(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        explain = getattr(error, "format_message", None)
+        if explain is None:
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            output.say(str(explain()))
+            return 2
+        context = getattr(error, "ctx", None)
+        where = f": see `{context.command_path} --help`" if context is not None else ""
+        output.fail(f"{str(explain()).rstrip('.')}{where}")
+        return int(getattr(error, "exit_code", 2))
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        output.fail(f"standard output: {error.strerror}")
+        code = code or 1
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

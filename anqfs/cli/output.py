@@ -1,0 +1,89 @@
+"""What commands print: one-line messages, JSON, tables and progress. Rich is loaded only when something is drawn."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from anqfs.control import wire
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+def fail(message: str) -> None:
+    """Print the one line of an error on stderr."""
+    line = " ".join(message.split()) or "it failed"
+    print(f"anqfs: {line}", file=sys.stderr)
+
+
+def say(message: str = "") -> None:
+    """Print a line on stdout."""
+    print(message)
+
+
+def json_document(value: Any) -> None:
+    """Print JSON on stdout, and nothing else: ASCII, names with surrogateescape (see anqfs.control.wire)."""
+    print(wire.dumps(value, indent=2))
+
+
+def size(number: int) -> str:
+    """Return bytes as people read them."""
+    value, unit = float(number), 0
+    while value >= 1024 and unit < len(_UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{number} B" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table; cells are printed as they are, never as markup."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        grid.add_column(column, overflow="fold", no_wrap=not sys.stdout.isatty())
+    for row in rows:
+        grid.add_row(*(Text(cell) for cell in row))
+    console = _console()
+    if not console.is_terminal:
+        console.width = 1 << 16
+    console.print(grid)
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> None:
+    """Print `name: value` lines with the values aligned."""
+    listed = list(pairs)
+    width = max((len(name) for name, _ in listed), default=0) + 2
+    for name, value in listed:
+        print(f"{name + ':':<{width}}{value}")
+
+
+class Progress:
+    """One changing line on a terminal's stderr; silent when stderr is no terminal or `quiet`."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._drawn = 0
+        self._quiet = quiet or not sys.stderr.isatty()
+
+    def show(self, line: str) -> None:
+        """Replace the line."""
+        if self._quiet:
+            return
+        print("\r" + line.ljust(self._drawn), end="", file=sys.stderr, flush=True)
+        self._drawn = len(line)
+
+    def done(self) -> None:
+        """Erase the line."""
+        if self._drawn:
+            print("\r" + " " * self._drawn + "\r", end="", file=sys.stderr, flush=True)
+            self._drawn = 0

@@ -1,0 +1,168 @@
+"""`anqfs snapshot create|list|delete|restore`."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Annotated, Any
+
+import typer
+
+from anqfs.cli import output
+from anqfs.cli.watch import watch_job
+from anqfs.control import wire
+from anqfs.errors import FilesystemError, NotMounted, UsageError
+
+app = typer.Typer(help="Take, list, delete and restore snapshots of any directory.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+OfMount = Annotated[str | None, typer.Option("--mountpoint", metavar="MOUNTPOINT", help="The volume, when several are mounted.")]
+Number = Annotated[int, typer.Argument(metavar="ID", min=1, help="The snapshot's id.")]
+
+
+def directory_inode(path: str) -> int:
+    """Return the inode number of a directory in a live mount. Raises UsageError when `path` is no directory."""
+    try:
+        facts = os.stat(path)
+    except FileNotFoundError as error:
+        raise NotMounted(f"{wire.shown(path)}: does not exist") from error
+    except OSError as error:
+        raise FilesystemError(error.errno or 5, f"{wire.shown(path)}: {error.strerror}") from error
+    if not stat.S_ISDIR(facts.st_mode):
+        raise UsageError(f"{wire.shown(path)}: is no directory: name the directory that holds it")
+    return facts.st_ino
+
+
+@app.command()
+def create(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="A directory inside a mounted volume.")],
+    name: Annotated[str | None, typer.Option("--name", help="The name after the id; OnDemand without it.")] = None,
+    json: Json = False,
+) -> None:
+    """Take a snapshot of a directory and all below it; it is durable when this returns.
+
+    It costs no space and no time, whatever the directory's size. It is found as DIR/.snapshot/ID_NAME, and below every directory in it.
+
+    Examples:
+
+      anqfs snapshot create /archive/study --name before-cleanup
+
+      anqfs snapshot create /archive --json
+    """
+    from anqfs.control import client, locate
+
+    entry = locate.by_path(directory)
+    body: dict[str, Any] = {"inode": directory_inode(directory)}
+    if name is not None:
+        body["name"] = name
+    made = client.Client(entry).post("/v1/snapshots", body, patience=None)
+    if json:
+        output.json_document(made)
+    else:
+        output.say(wire.shown(made["path"]) if made["path"] else f"snapshot {made['id']}")
+
+
+@app.command("list")
+def listing(
+    path: Annotated[str | None, typer.Argument(metavar="PATH", help="Only the snapshots that concern this directory.")] = None,
+    json: Json = False,
+) -> None:
+    """List snapshots: of a directory, of those above it that cover it and of those below it; without PATH those of all mounted volumes.
+
+    Examples:
+
+      anqfs snapshot list
+
+      anqfs snapshot list /archive/study --json
+    """
+    from anqfs.control import client, locate, registry
+
+    if path is None:
+        found = [one for entry in registry.entries() for one in client.Client(entry).get("/v1/snapshots")]
+    else:
+        entry = locate.by_path(path)
+        found = client.Client(entry).get("/v1/snapshots", inode=directory_inode(path))
+    if json:
+        output.json_document(found)
+        return
+    rows = [
+        (
+            str(one["id"]),
+            wire.shown(one["name"]),
+            wire.shown(one["directory"]) if one["directory"] else "(deleted)",
+            one["created"] or "",
+            one["expires"] or "never",
+            "in delete" if one["in_delete"] else "",
+        )
+        for one in found
+    ]
+    output.table(("ID", "NAME", "DIRECTORY", "CREATED", "EXPIRES", ""), rows)
+
+
+@app.command()
+def delete(
+    ids: Annotated[list[int], typer.Argument(metavar="ID...", min=1, help="The snapshots' ids.")],
+    mountpoint: OfMount = None,
+) -> None:
+    """Delete snapshots. They are gone at once; the space comes back in the background.
+
+    Examples:
+
+      anqfs snapshot delete 17 18
+
+      anqfs snapshot delete 17 --mountpoint /archive
+    """
+    from anqfs.control import client, locate
+
+    daemon = client.Client(locate.the_only(mountpoint))
+    for number in dict.fromkeys(ids):
+        daemon.delete(f"/v1/snapshots/{number}")
+
+
+@app.command()
+def restore(
+    number: Number,
+    path: Annotated[
+        str, typer.Option("--path", metavar="REL", help="Only this file or directory, relative to the snapshot's directory.")
+    ] = "",
+    to: Annotated[str | None, typer.Option("--to", metavar="DEST", help="A new path in the same volume.")] = None,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Where it was; what is there now is kept in a snapshot first.")] = False,
+    mountpoint: OfMount = None,
+    json: Json = False,
+) -> None:
+    """Restore a snapshot, or a part of it. No data is copied: the restored files share it, so it takes little time and space.
+
+    Everything is kept: owners, modes, times, attributes, ACLs, hard links, holes. In place, a snapshot named before_restore is taken first.
+    Ctrl-C ends only the watching: a restore goes on in the daemon to its end, and `anqfs status` shows it.
+
+    Examples:
+
+      anqfs snapshot restore 17 --to /archive/study.old
+
+      anqfs snapshot restore 17 --path series1/image.dcm --in-place
+    """
+    from anqfs.control import client, locate
+
+    if (to is None) == (not in_place):
+        raise UsageError("say where to: --to DEST or --in-place")
+    body: dict[str, Any] = {"snapshot": number, "path": path, "in_place": in_place}
+    if to is not None:
+        entry = locate.by_path(os.path.dirname(os.path.abspath(to)))
+        if mountpoint is not None and locate.the_only(mountpoint) != entry:
+            raise UsageError(f"{wire.shown(to)}: is in another volume: copy from the .snapshot directory instead")
+        body.update(_new_place(to))
+    else:
+        entry = locate.the_only(mountpoint)
+    daemon = client.Client(entry)
+    job = watch_job(daemon, daemon.post("/v1/restores", body, patience=None), quiet=json)
+    if json:
+        output.json_document(job)
+    else:
+        output.say(f"restored {job['files']} files, {output.size(job['bytes'])}")
+
+
+def _new_place(destination: str) -> dict[str, Any]:
+    if os.path.lexists(destination):
+        raise UsageError(f"{wire.shown(destination)}: exists already: name a new path")
+    parent, name = os.path.split(os.path.abspath(destination))
+    return {"parent": directory_inode(parent), "name": name}

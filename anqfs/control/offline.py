@@ -1,0 +1,145 @@
+"""Work on a store that is not mounted: make one, show what needs no key, verify it. Called by the command line, blocking."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from anqfs.control import wire
+from anqfs.errors import AnqfsError, Damaged, StoreExists, StoreMissing
+
+if TYPE_CHECKING:
+    from anqfs.crypto.secrets import Secret
+    from anqfs.store.superblock import Superblock
+
+_PROGRESS_EVERY = 256
+
+
+def must_be_free(store: str) -> None:
+    """Raise StoreExists when something other than an empty directory is at `store`, StoreMissing when its parent is not there."""
+    shown = wire.shown(store)
+    parent = os.path.dirname(os.path.abspath(store))
+    if not os.path.isdir(parent):
+        raise StoreMissing(f"{shown}: the directory {wire.shown(parent)} does not exist: make it first")
+    if not os.path.lexists(store):
+        return
+    try:
+        occupied = bool(os.listdir(store))
+    except NotADirectoryError as error:
+        raise StoreExists(f"{shown}: is no directory: name a new path for the store") from error
+    except OSError as error:
+        raise StoreExists(f"{shown}: {error.strerror}: name a new path for the store") from error
+    if occupied:
+        raise StoreExists(f"{shown}: is not empty: name a new path for the store")
+
+
+def make(store: str, secret: Secret) -> str:
+    """Make a store with an empty tree and return its uuid. A failure leaves nothing behind. Raises as Volume.create."""
+    from pathlib import Path
+
+    from anqfs.namespace.namespace import Namespace
+    from anqfs.store.volume import Volume
+
+    existed = os.path.lexists(store)
+    path = Path(os.path.abspath(store))
+    try:
+        Volume.create(path, secret)
+        volume = Volume.open(path, secret)
+        try:
+            Namespace.format(volume)
+        finally:
+            volume.close()
+        return str(volume.uuid)
+    except BaseException as error:
+        _clear(store, existed=existed)
+        if isinstance(error, OSError):
+            raise StoreMissing(f"{wire.shown(store)}: {error.strerror}: the store was not made") from error
+        raise
+
+
+def _clear(store: str, *, existed: bool) -> None:
+    """Remove what a failed mkfs made; must_be_free has seen that nothing else was there."""
+    if not existed:
+        shutil.rmtree(store, ignore_errors=True)
+        return
+    for entry in os.scandir(store):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            os.unlink(entry.path)
+
+
+def superblock(store: str) -> Superblock:
+    """Return a store's superblock, which needs no key. Raises StoreMissing, Damaged or UnsupportedFormat."""
+    from anqfs.store import superblock as superblocks
+
+    if not os.path.isdir(store):
+        missing = not os.path.lexists(store)
+        raise StoreMissing(f"{wire.shown(store)}: {'does not exist' if missing else 'is no directory'}: name a store that mkfs made")
+    try:
+        return superblocks.unpack(superblocks.load(os.fsencode(store)))
+    except StoreMissing as error:
+        raise StoreMissing(f"{wire.shown(store)}: is no anqfs store: name one that mkfs made") from error
+    except AnqfsError as error:
+        raise type(error)(f"{wire.shown(store)}: {error}") from error
+
+
+def must_be_store(store: str) -> None:
+    """Raise StoreMissing, Damaged or UnsupportedFormat when `store` cannot be opened whatever the key."""
+    superblock(store)
+
+
+def slots_of(block: Superblock) -> list[dict[str, Any]]:
+    """Return a superblock's key slots as JSON."""
+    return [slot(one.number, one.kind, one.iterations, one.created) for one in block.slots]
+
+
+def slot(number: int, kind: str, iterations: int, created: int) -> dict[str, Any]:
+    """Return a key slot as JSON. `iterations` are PBKDF2's, null for a key file."""
+    return {"slot": number, "kind": kind, "iterations": iterations if kind == "passphrase" else None, "created": wire.moment(created)}
+
+
+def facts(store: str) -> dict[str, Any]:
+    """Return what needs no key of a store that is not mounted. Raises StoreMissing, Damaged or UnsupportedFormat."""
+    from anqfs.store.superblock import FORMAT_VERSION
+
+    block = superblock(store)
+    return {
+        "mounted": False,
+        "store": os.path.abspath(store),
+        "uuid": str(uuid.UUID(bytes=block.uuid)),
+        "format": FORMAT_VERSION,
+        "created": wire.moment(block.created),
+        "slots": slots_of(block),
+        "generations": len(block.generations),
+    }
+
+
+def check(store: str, secret: Secret, progress: Callable[[str], None]) -> dict[str, Any]:
+    """Verify a store and return the report as JSON: ok, findings (path or null, what), counts, root. Raises as Volume.open."""
+    from pathlib import Path
+
+    from anqfs.namespace.check import check as verify
+    from anqfs.store.volume import Volume
+
+    steps = 0
+
+    def show(*state: object) -> None:
+        nonlocal steps
+        steps += 1
+        if steps % _PROGRESS_EVERY == 1:
+            progress("check: " + " ".join(str(part) for part in state))
+
+    try:
+        volume = Volume.open(Path(os.path.abspath(store)), secret, read_only=True)
+    except Damaged as error:
+        return {"ok": False, "findings": [{"path": None, "what": str(error)}], "counts": {}, "root": None}
+    try:
+        report = verify(volume, show)
+        findings = [{"path": None if one.path is None else wire.text(one.path), "what": one.what} for one in report.findings]
+        return {"ok": not findings, "findings": findings, "counts": dict(report.counts), "root": volume.root}
+    finally:
+        volume.close()

@@ -1,0 +1,389 @@
+"""What the daemon can be asked to do, as plain functions over the mounted session. Called by `server`, on the daemon's trio thread.
+
+Every namespace call here is synchronous and whole, as everywhere: no await lies inside one. What blocks (deriving a passphrase's key,
+unmounting) goes to a thread.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import trio
+
+import anqfs
+from anqfs.control import keys, offline, wire
+from anqfs.control.jobs import Jobs
+from anqfs.crypto.secrets import KEY_FILE_MAX, KEY_FILE_MIN, Secret
+from anqfs.errors import MountFailed, NotFound, StoreInUse, UsageError
+from anqfs.store.schema import ROOT_INO, SCRUB, ScrubState, Snapshot
+
+if TYPE_CHECKING:
+    from anqfs.control.registry import Entry
+    from anqfs.mount.session import Session
+
+Node = Annotated[int, msgspec.Meta(ge=1, lt=1 << 64)]
+_VIEW_SHIFT = 40
+_STEP_BUDGET = 64
+"""How many records a job's step handles."""
+_LONGEST_NAME = 255
+_PARTS = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "max_us": 1.0}
+"""Shares of the requests of one kind; the bounds are powers of two nanoseconds."""
+
+
+class SnapshotRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A snapshot of the directory `inode`, or of the directory at `path` from the volume's root. `expires` is ns since 1970, 0 never."""
+
+    inode: Node | None = None
+    path: Annotated[str, msgspec.Meta(max_length=32760)] | None = None
+    name: Annotated[str, msgspec.Meta(max_length=_LONGEST_NAME)] | None = None
+    expires: Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)] = 0
+
+
+class RestoreRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Restore `path` of a snapshot in place, or as the new name `name` in the directory `parent`."""
+
+    snapshot: Node
+    path: Annotated[str, msgspec.Meta(max_length=32760)] = ""
+    in_place: bool = False
+    parent: Node | None = None
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=_LONGEST_NAME)] | None = None
+
+
+class ScrubRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Scrub with at most `rate` MiB/s; 0: no limit."""
+
+    rate: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0
+
+
+class KeyRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A secret to add: `kind` is passphrase or key-file, `material` base64."""
+
+    kind: str
+    material: str
+
+    def __repr__(self) -> str:
+        return f"KeyRequest({self.kind!r})"
+
+
+def _secret(request: KeyRequest) -> Secret:
+    try:
+        material = base64.b64decode(request.material, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise UsageError("the material is not base64") from error
+    if request.kind == "passphrase":
+        return Secret.from_passphrase(material)
+    if request.kind == "key-file":
+        if not KEY_FILE_MIN <= len(material) <= KEY_FILE_MAX:
+            raise UsageError(f"a key file holds {KEY_FILE_MIN} to {KEY_FILE_MAX} bytes, not {len(material)}")
+        return Secret("key-file", material)
+    raise UsageError(f"the kind {request.kind[:40]!a} is neither passphrase nor key-file")
+
+
+class Service:
+    """One mounted volume. `unmount` takes the mount away (raising MountFailed when it is busy) and waits until the session is over."""
+
+    def __init__(self, entry: Entry, session: Session, jobs: Jobs, unmount: Callable[[], Awaitable[None]]) -> None:
+        self._entry = entry
+        self._session = session
+        self._volume = session.volume
+        self._namespace = session.namespace
+        self._jobs = jobs
+        self._unmount = unmount
+        self._began = time.time_ns()
+        self._stopping = False
+
+    # --- facts
+
+    async def status(self, *, latency: bool = False) -> dict[str, Any]:
+        """Return everything `anqfs status` shows."""
+        entry, volume = self._entry, self._volume
+        capacity = volume.capacity()
+        number, moment = volume.last_commit
+        restore = self._jobs.last("restore")
+        document = {
+            "mounted": True,
+            "pid": entry.pid,
+            "version": anqfs.__version__,
+            "store": entry.store,
+            "mountpoint": entry.mountpoint,
+            "uuid": entry.uuid,
+            "read_only": entry.read_only,
+            "started": wire.moment(self._began),
+            "log": entry.log,
+            "capacity": capacity._asdict(),
+            "usage": self.usage(ROOT_INO),
+            "snapshots": len(self._namespace.snapshots()),
+            "last_commit": {"number": number, "time": wire.moment(moment)},
+            "uncommitted_bytes": volume.dirty_bytes(),
+            "root": volume.root,
+            "failed": None if volume.failed is None else str(volume.failed),
+            "scrub": self.scrub_state(),
+            "restore": None if restore is None else restore.document(),
+            "slots": [offline.slot(one.number, one.kind, one.iterations, one.created) for one in volume.slots()],
+            "counters": dict(volume.counters),
+            "namespace": self._namespace.statistics(),
+            "transport": self._session.statistics(),
+        }
+        if latency:
+            document["latency"] = _latency(self._session.latency.snapshot())
+        return document
+
+    def usage(self, inode: int) -> dict[str, int]:
+        """Return the recursive totals below a node. Raises FilesystemError."""
+        totals = self._namespace.usage(inode)
+        return {
+            "bytes": totals.size,
+            "allocated": totals.allocated,
+            "files": totals.files,
+            "directories": totals.directories,
+            "symlinks": totals.symlinks,
+            "others": totals.others,
+        }
+
+    # --- snapshots
+
+    def _absolute(self, path: bytes | None) -> str | None:
+        if path is None:
+            return None
+        mountpoint = os.fsencode(self._entry.mountpoint)
+        inside = path.strip(b"/")
+        return os.fsdecode(mountpoint.rstrip(b"/") + b"/" + inside if inside else mountpoint)
+
+    def _snapshot(self, snapshot: Snapshot) -> dict[str, Any]:
+        directory = self._absolute(self._namespace.path_of(snapshot.root))
+        name = wire.text(snapshot.name)
+        return {
+            "id": snapshot.id,
+            "name": name,
+            "directory": directory,
+            "path": None if directory is None else f"{directory.rstrip('/')}/.snapshot/{snapshot.id}_{name}",
+            "created": wire.moment(snapshot.created),
+            "expires": wire.moment(snapshot.expires),
+            "in_delete": snapshot.state != 0,
+            "inode": snapshot.root,
+            "mountpoint": self._entry.mountpoint,
+            "uuid": self._entry.uuid,
+        }
+
+    def snapshots(self, inode: int | None = None) -> list[dict[str, Any]]:
+        """Return the snapshots: all, or those of a directory, of those above it that cover it, and of those below it."""
+        every = [self._snapshot(one) for one in self._namespace.snapshots()]
+        if inode is None or inode == ROOT_INO:
+            return every
+        covering = {one.id for one in self._namespace.covering(inode)}
+        below = self._absolute(self._namespace.path_of(inode)) if inode >> _VIEW_SHIFT == 0 else None
+        return [
+            one
+            for one in every
+            if one["id"] in covering or (below is not None and one["directory"] is not None and one["directory"].startswith(below + "/"))
+        ]
+
+    def _directory(self, request: SnapshotRequest) -> int:
+        if (request.inode is None) == (request.path is None):
+            raise UsageError("give the directory's inode or its path")
+        if request.inode is not None:
+            return request.inode
+        node = ROOT_INO
+        for name in wire.raw(request.path or "").split(b"/"):
+            if name not in (b"", b"."):
+                node, _ = self._namespace.lookup(node, name)
+        return node
+
+    async def snapshot_create(self, request: SnapshotRequest) -> dict[str, Any]:
+        """Take a snapshot: what applications wrote is flushed first, and it is durable when this returns."""
+        name = None if request.name is None else wire.raw(request.name)
+        if name is not None and (not name or b"/" in name):
+            raise UsageError(f"the name {request.name!a} is empty or holds a slash: give another")
+        directory = self._directory(request)
+        if directory >> _VIEW_SHIFT:
+            raise UsageError("the directory is in a snapshot: snapshots are of live directories")
+        await self._session.flush()
+        snapshot = self._namespace.snapshot_create(directory, name, request.expires)
+        await self._session.durable()
+        return self._snapshot(snapshot)
+
+    async def snapshot_delete(self, number: int) -> dict[str, Any]:
+        """Delete a snapshot, durably; its space comes back in the background. Raises NotFound."""
+        self._existing(number)
+        self._namespace.snapshot_delete(number)
+        self._session.changed()
+        self._session.background.kick()
+        await self._session.durable()
+        return {"id": number}
+
+    def _existing(self, number: int) -> Snapshot:
+        for snapshot in self._namespace.snapshots():
+            if snapshot.id == number and snapshot.state == 0:
+                return snapshot
+        raise NotFound(f"there is no snapshot {number}: see `anqfs snapshot list`")
+
+    # --- jobs
+
+    def job(self, number: int) -> dict[str, Any]:
+        """Return a job. Raises NotFound."""
+        return self._jobs.by_number(number).document()
+
+    def cancel(self, number: int) -> dict[str, Any]:
+        """Cancel a scrub. A restore cannot be cancelled: it would be left half done. Raises NotFound, UsageError."""
+        job = self._jobs.by_number(number)
+        if job.kind == "restore":
+            raise UsageError("a restore goes on to its end")
+        job.cancel()
+        return job.document()
+
+    async def restore(self, request: RestoreRequest) -> dict[str, Any]:
+        """Start a restore and return its job. Raises NotFound, UsageError, StoreInUse while another runs."""
+        from anqfs.namespace.restore import Restore
+
+        self._jobs.must_be_free("restore")
+        self._must_stay()
+        destination = self._destination(request)
+        path = b"/".join(_components(request.path))
+        self._existing(request.snapshot)
+        await self._session.flush()
+        self._jobs.must_be_free("restore")
+        work = Restore(self._namespace, request.snapshot, path, destination)
+
+        async def step() -> bool:
+            return work.step(_STEP_BUDGET)
+
+        async def finish(cancelled: bool) -> None:
+            await self._session.durable()
+            await self._session.invalidate()
+
+        def progress() -> dict[str, Any]:
+            return {"snapshot": request.snapshot, "files": work.progress.files, "bytes": work.progress.bytes}
+
+        return self._jobs.start("restore", step, progress, finish).document()
+
+    def _destination(self, request: RestoreRequest) -> tuple[int, bytes] | None:
+        if request.in_place:
+            if request.parent is not None or request.name is not None:
+                raise UsageError("a restore in place has no parent and no name")
+            return None
+        if request.parent is None or request.name is None:
+            raise UsageError("say where to: in_place, or parent and name")
+        name = wire.raw(request.name)
+        if b"/" in name or name in (b".", b".."):
+            raise UsageError(f"{request.name!a} is no name for a new file")
+        return request.parent, name
+
+    async def scrub(self, request: ScrubRequest) -> dict[str, Any]:
+        """Start a scrub, or go on with the one that was stopped, and return its job."""
+        from anqfs.namespace.scrub import Scrub
+
+        self._must_stay()
+        work = Scrub(self._namespace)
+
+        async def step() -> bool:
+            return work.step(_STEP_BUDGET)
+
+        async def finish(cancelled: bool) -> None:
+            await self._session.durable()
+
+        def progress() -> dict[str, Any]:
+            state = self._scrub_record()
+            return {"records": state.records, "extents": state.extents, "bytes": state.size}
+
+        return self._jobs.start("scrub", step, progress, finish, request.rate * (1 << 20)).document()
+
+    def _scrub_record(self) -> ScrubState:
+        record = self._volume.get(SCRUB)
+        return record if isinstance(record, ScrubState) else ScrubState()
+
+    def scrub_state(self) -> dict[str, Any]:
+        """Return how far the scrub is, whether it runs or not."""
+        state, job = self._scrub_record(), self._jobs.last("scrub")
+        return {
+            "running": job is not None and job.is_running,
+            "passes": state.passes,
+            "started": wire.moment(state.started),
+            "finished": wire.moment(state.finished),
+            "records": state.records,
+            "extents": state.extents,
+            "bytes": state.size,
+            "damaged": [wire.text(path) for path in state.damaged],
+            "job": None if job is None else job.document(),
+        }
+
+    def scrub_cancel(self) -> dict[str, Any]:
+        """Stop the scrub after its step; harmless when none runs."""
+        job = self._jobs.last("scrub")
+        if job is not None:
+            job.cancel()
+        return self.scrub_state()
+
+    # --- keys
+
+    def keys(self) -> dict[str, Any]:
+        """Return the key slots."""
+        block = offline.superblock(self._entry.store)
+        return keys.document(offline.slots_of(block), len(block.generations))
+
+    async def key_add(self, request: KeyRequest) -> dict[str, Any]:
+        """Add a slot. The derivation takes half a second, off the trio thread."""
+        secret = _secret(request)
+        return {"slot": await trio.to_thread.run_sync(self._volume.add_slot, secret)}
+
+    async def key_remove(self, slot: int) -> dict[str, Any]:
+        """Remove a slot. Raises KeySlotError."""
+        await trio.to_thread.run_sync(self._volume.remove_slot, slot)
+        return self.keys()
+
+    async def key_rotate(self) -> dict[str, Any]:
+        """Make a key generation, durable when this returns."""
+        self._volume.rotate()
+        await self._session.durable()
+        return self.keys()
+
+    # --- the end
+
+    def _must_stay(self) -> None:
+        if self._stopping:
+            raise StoreInUse("the volume is being unmounted")
+
+    async def stop(self) -> dict[str, Any]:
+        """Unmount and answer when everything is durable. Raises MountFailed when files are open or a restore runs; nothing ends then."""
+        restore = self._jobs.last("restore")
+        if restore is not None and restore.is_running:
+            raise MountFailed(f"{wire.shown(self._entry.mountpoint)}: a restore is running: wait for it")
+        if self._stopping:
+            raise StoreInUse(f"{wire.shown(self._entry.mountpoint)}: is being unmounted already")
+        self._stopping = True
+        try:
+            await self._session.flush()
+            await self._unmount()
+        finally:
+            self._stopping = False
+        return {"pid": self._entry.pid}
+
+
+def _latency(histograms: dict[str, list[tuple[int, int]]]) -> dict[str, dict[str, float]]:
+    """Return, for each operation, how many requests there were and within how many microseconds so many of them were answered."""
+    return {
+        operation: {"requests": sum(count for _, count in buckets), **{name: _within(buckets, part) for name, part in _PARTS.items()}}
+        for operation, buckets in sorted(histograms.items())
+    }
+
+
+def _within(buckets: list[tuple[int, int]], part: float) -> float:
+    wanted = part * sum(count for _, count in buckets)
+    seen = 0
+    for bound, count in buckets:
+        seen += count
+        if seen >= wanted:
+            return bound / 1000
+    return buckets[-1][0] / 1000
+
+
+def _components(path: str) -> list[bytes]:
+    parts = [part for part in wire.raw(path).split(b"/") if part not in (b"", b".")]
+    if b".." in parts:
+        raise UsageError(f"{path!a} leaves the snapshot: name a path inside it")
+    return parts
