@@ -85,6 +85,9 @@ class Inode(Record, frozen=True, array_like=True, gc=False):
     target: bytes = b""
     links: tuple[tuple[int, bytes], ...] = ()
     """(parent inode, name hash) of each name. A directory has exactly one; the root has none."""
+    cut: int = 0
+    cut_epoch: int = 0
+    """Windows from number `cut` on that were born before `cut_epoch` were truncated away and wait to be removed: they read as holes."""
 
 
 HAS_XATTRS = 1
@@ -177,7 +180,7 @@ class ViewNumber(Record, frozen=True, array_like=True, gc=False):
 
 
 class Orphan(Record, frozen=True, array_like=True, gc=False):
-    """An inode without a name. `next_window`: windows below it are reclaimed."""
+    """An inode without a name, or one with windows that were truncated away. `next_window`: windows below it are reclaimed."""
 
     next_window: int = 0
 
