@@ -14,12 +14,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+
+import leftovers
 
 COMMAND = str(Path(sys.executable).with_name("anqfs"))
 PATIENCE = 300
@@ -52,8 +53,7 @@ class DemoVolume:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Unmount and remove, or say where things were left. A second Ctrl-C does not stop this."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self._unmount_somehow()
-        self._end_daemons()
+        self._clean_up()
         if self._keep:
             self._console.print(
                 f"kept: {self.directory}\nmount it:  anqfs mount {self.store} {self.mountpoint} --key-file {self.key_file}", markup=False
@@ -100,46 +100,15 @@ class DemoVolume:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(secret)
 
-    def _unmount_somehow(self) -> None:
-        """Unmount, the polite way first. A mount point that is still one after that would make the removal walk into the volume."""
-        for command in ([COMMAND, "umount"], ["fusermount3", "-u"], ["fusermount3", "-u", "-z"], ["umount", "-l"]):
-            if not _in_mount_table(self.mountpoint):
-                return
-            try:
-                subprocess.run([*command, str(self.mountpoint)], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
-            except (OSError, subprocess.TimeoutExpired) as error:
-                self._console.print(f"{command[0]}: {error}", style="red", markup=False)
-        if _in_mount_table(self.mountpoint):
+    def _clean_up(self) -> None:
+        """Unmount, the polite way first, and wait for daemons to go: one that was just starting when interrupted may mount even now.
+
+        What is still a mount point after that would make the removal walk into the volume.
+        """
+        if leftovers.mounts_below(self.directory):
+            subprocess.run(
+                [COMMAND, "umount", str(self.mountpoint)], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+            )
+        leftovers.remove(self.directory, patience=20)
+        if leftovers.mounts_below(self.directory):
             raise DemoFailed(f"{self.mountpoint} cannot be unmounted; {self.directory} was left as it is")
-
-    def _end_daemons(self) -> None:
-        """Wait for daemons of this store to go. One that was just starting when the story was interrupted may mount even now."""
-        deadline = time.monotonic() + 20
-        while pids := _processes_naming(self.directory):
-            self._unmount_somehow()
-            if time.monotonic() > deadline:
-                for pid in pids:
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.05)
-        self._unmount_somehow()
-
-
-def _processes_naming(directory: Path) -> list[int]:
-    """Return the ids of other processes with this directory in their command line."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                line = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue  # it ended meanwhile
-            if os.fsencode(directory) in line:
-                found.append(int(entry.name))
-    return found
-
-
-def _in_mount_table(path: Path) -> bool:
-    """Return whether something is mounted there, even a dead mount on which stat fails."""
-    wanted = os.path.realpath(path.parent) + "/" + path.name
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        return any(line.split()[4].replace("\\040", " ") == wanted for line in table)
