@@ -17,10 +17,16 @@ PROJECT = Path(__file__).parents[2]
 
 
 def test_a_process_left_behind_is_named_and_killed(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()", f"{tmp_path}/store"]) as process:
-        assert leftovers.processes_naming(tmp_path) == [process.pid]
-        assert leftovers.remove(tmp_path, patience=0.1)[0] == f"left running: process {process.pid}"
-        assert process.wait(10) == -9
+    command = [sys.executable, "-c", "import signal; print(flush=True); signal.pause()", f"{tmp_path}/store"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline()
+            assert leftovers.processes_naming(tmp_path) == [process.pid]
+            assert leftovers.remove(tmp_path, patience=0.1)[0] == f"left running: process {process.pid}"
+            assert process.wait(10) == -9
+        finally:
+            process.kill()
     assert leftovers.remove(tmp_path, patience=0) == []
 
 
