@@ -50,8 +50,9 @@ def check(
         output.json_document(report)
     else:
         for finding in report["findings"]:
-            where = "" if finding["path"] is None else f"{wire.shown(finding['path'])}: "
-            output.say(f"{where}{finding['what']}")
+            output.say(f"{wire.shown(finding['path'])}: {finding['what']}")
+        if report["unlisted"]:
+            output.say(f"and {report['unlisted']} more")
         counts = ", ".join(f"{value} {name}" for name, value in report["counts"].items())
         output.say(f"{counts}; {time.monotonic() - began:.1f} s")
         output.say("all is well" if report["ok"] else f"{len(report['findings'])} finding(s)")

@@ -52,7 +52,15 @@ class Client:
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
 
-    def call(self, method: str, path: str, body: Any = None, *, patience: float | None = _PATIENCE, **query: str | int) -> Any:
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        patience: float | None = _PATIENCE,
+        query: dict[str, str | int] | None = None,
+    ) -> Any:
         """Send a request and return the answer's JSON.
 
         `patience` is seconds without an answer (None: wait). Raises the daemon's own error, or NotMounted when it does not answer.
@@ -86,7 +94,7 @@ class Client:
 
     def get(self, path: str, **query: str | int) -> Any:
         """GET `path`."""
-        return self.call("GET", path, **query)
+        return self.call("GET", path, query=query)
 
     def post(self, path: str, body: Any = None, *, patience: float | None = _PATIENCE) -> Any:
         """POST `body` to `path`."""

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 from anqfs.control import wire
 from anqfs.errors import AnqfsError, Damaged, StoreExists, StoreMissing
 
+_COUNTS = ("records", "extents", "files", "directories", "snapshots")
+
 if TYPE_CHECKING:
     from anqfs.crypto.secrets import Secret
     from anqfs.store.superblock import Superblock
-
-_PROGRESS_EVERY = 256
-
 
 def must_be_free(store: str) -> None:
     """Raise StoreExists when something other than an empty directory is at `store`, StoreMissing when its parent is not there."""
@@ -119,27 +118,28 @@ def facts(store: str) -> dict[str, Any]:
 
 
 def check(store: str, secret: Secret, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Verify a store and return the report as JSON: ok, findings (path or null, what), counts, root. Raises as Volume.open."""
+    """Verify a store and return the report as JSON: ok, findings (path, what), counts, bytes, root. Raises as Volume.open."""
     from pathlib import Path
 
     from anqfs.namespace.check import check as verify
     from anqfs.store.volume import Volume
 
-    steps = 0
-
-    def show(*state: object) -> None:
-        nonlocal steps
-        steps += 1
-        if steps % _PROGRESS_EVERY == 1:
-            progress("check: " + " ".join(str(part) for part in state))
+    def show(done: int, total: int) -> None:
+        progress(f"check: {done} of {total} records and extents")
 
     try:
         volume = Volume.open(Path(os.path.abspath(store)), secret, read_only=True)
     except Damaged as error:
-        return {"ok": False, "findings": [{"path": None, "what": str(error)}], "counts": {}, "root": None}
+        return {"ok": False, "findings": [{"path": "volume", "what": str(error)}], "unlisted": 0, "counts": {}, "root": None}
     try:
         report = verify(volume, show)
-        findings = [{"path": None if one.path is None else wire.text(one.path), "what": one.what} for one in report.findings]
-        return {"ok": not findings, "findings": findings, "counts": dict(report.counts), "root": volume.root}
+        return {
+            "ok": report.clean,
+            "findings": [{"path": wire.text(one.path), "what": one.what} for one in report.findings],
+            "unlisted": report.unlisted,
+            "counts": {name: getattr(report, name) for name in _COUNTS},
+            "bytes": report.size,
+            "root": report.root,
+        }
     finally:
         volume.close()
