@@ -12,7 +12,7 @@ from anqfs.crypto.sealing import CHUNK, EXTENT_MAX, SEALED_CHUNK, SealerCache, p
 from anqfs.errors import Damaged
 from anqfs.store import memory
 from anqfs.store.cache import ExtentCache
-from anqfs.store.lmdb_store import LmdbExtents, LmdbRecords
+from anqfs.store.interfaces import ExtentStore, RecordStore
 
 MAPPED_MAX = 128 << 20
 """Resident bytes of mapped files above which the maps' page table entries are dropped."""
@@ -22,7 +22,7 @@ _LOOK_EVERY = 16 << 20
 class ExtentReader:
     """Opens extents of one volume."""
 
-    def __init__(self, extents: LmdbExtents, records: LmdbRecords, sealers: SealerCache, counters: dict[str, int]) -> None:
+    def __init__(self, extents: ExtentStore, records: RecordStore, sealers: SealerCache, counters: dict[str, int]) -> None:
         self._extents = extents
         self._records = records
         self._sealers = sealers
@@ -76,9 +76,7 @@ class ExtentReader:
 
     def fetch(self, wanted: Iterable[tuple[int, int, int, int]]) -> None:
         """Open ranges (extent, offset, length, sealing key number) into the cache. What is damaged is remembered for its reader."""
-        scratch = getattr(self._local, "scratch", None)
-        if scratch is None:
-            scratch = self._local.scratch = bytearray(EXTENT_MAX)
+        scratch = self._own_scratch()
         with self._extents.reading() as reading:
             for extent, offset, length, number in wanted:
                 if length <= 0 or self.cache.holds(extent, offset, length):
@@ -94,6 +92,13 @@ class ExtentReader:
                     self.cache.note_damage(extent, damage)
                 self._count(length)
 
+    def _own_scratch(self) -> bytearray:
+        """Return this thread's buffer for one opened extent."""
+        scratch: bytearray | None = getattr(self._local, "scratch", None)
+        if scratch is None:
+            scratch = self._local.scratch = bytearray(EXTENT_MAX)
+        return scratch
+
     def verify(self, extent: int, number: int) -> int:
         """Open every chunk of a durable extent and return its length. Raises Damaged. Any thread."""
         with self._extents.reading() as reading:
@@ -102,7 +107,7 @@ class ExtentReader:
                 raise Damaged(f"extent {extent} is missing from the store")
             with sealed:
                 length = plain_length(len(sealed))
-                self._sealers.get(number).open_chunks(extent, sealed, 0, length, bytearray(EXTENT_MAX))
+                self._sealers.get(number).open_chunks(extent, sealed, 0, length, self._own_scratch())
         self._count(length)
         return length
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 from anqfs.store.schema import Record
 from anqfs.store.ticket import Ticket
 
 RECORD_WEIGHT = 300
 """Bytes of memory that a changed record is taken to cost, beside the data in it."""
+MISSING: Any = object()
+"""Stands for "no entry", where None stands for "deleted"."""
 _PREFIX = 9
 _LOAD = 512
 
@@ -106,7 +109,7 @@ class KeyIndex:
 class Group:
     """One transaction group."""
 
-    __slots__ = ("bulk", "charged", "durable", "extents", "frees", "fresh", "index", "records", "since", "ticket")
+    __slots__ = ("bulk", "charged", "durable", "extents", "frees", "fresh", "index", "records", "since", "ticket", "touch")
 
     def __init__(self) -> None:
         self.records: dict[bytes, Record | None] = {}
@@ -124,6 +127,8 @@ class Group:
         """Monotonic time of the first change."""
         self.ticket = Ticket()
         self.durable = False
+        self.touch = False
+        """Whether to commit the extents although nothing of them changes, so that what was freed becomes usable."""
 
     @property
     def empty(self) -> bool:
@@ -145,5 +150,6 @@ class Group:
             if self.extents.pop(extent, None) is None:
                 self.frees.append(extent)
         self.bulk += later.bulk
+        self.touch = self.touch or later.touch
         if self.since is None:
             self.since = later.since

@@ -46,6 +46,9 @@ class ExtentBatch(Batch, Protocol):
     def remove(self, extent: int) -> None:
         """Delete an extent if it is there."""
 
+    def touch(self) -> None:
+        """Make the batch one that changes something, so that its commit counts as one."""
+
 
 class RecordStore(Protocol):
     """Sealed record values by key, in key order."""
@@ -70,6 +73,12 @@ class RecordStore(Protocol):
 
     def usage(self) -> StoreUsage:
         """Return the bytes it takes."""
+
+    def grow(self, incoming: int) -> bool:
+        """Prepare for `incoming` more bytes; returns whether that took something. Owner only, while no batch is open."""
+
+    def trim(self) -> None:
+        """Give back memory that only mirrors the disk. Any thread."""
 
     def close(self) -> None:
         """Let go of everything."""
@@ -100,11 +109,20 @@ class ExtentStore(Protocol):
     def current_ids(self, after: int, limit: int) -> list[int]:
         """Return the first `limit` ids above `after`, as of now. Any thread."""
 
+    def last_id(self) -> int:
+        """Return the highest id as of the last `refresh`; 0 when there is none. Owner only."""
+
     def begin(self) -> ExtentBatch:
         """Start a batch. The writer only, one at a time."""
 
     def usage(self) -> StoreUsage:
         """Return the bytes it takes."""
+
+    def grow(self, incoming: int) -> bool:
+        """Prepare for `incoming` more bytes; returns whether that took something. Owner only, while no batch is open."""
+
+    def trim(self) -> None:
+        """Give back memory that only mirrors the disk. Any thread."""
 
     def close(self) -> None:
         """Let go of everything."""

@@ -57,6 +57,7 @@ class VolumeKeys:
         self._lock = threading.Lock()
         self._sealing: dict[int, SealingKey] = {}
         self._undurable: dict[int, SealingKey] = {}
+        self._highest = -1
         self.current = -1
         """The number of the sealing key for what is written next; -1 when opened read-only."""
 
@@ -89,14 +90,16 @@ class VolumeKeys:
         """The key of the root digest."""
         return self._keyring.digest_key
 
-    def learn(self, number: int, key: SealingKey) -> None:
-        """Take a committed sealing key from its record."""
-        self._sealing[number] = key
+    def learn(self, number: int, key: SealingKey | None) -> None:
+        """Take a committed sealing key from its record; None when the record is damaged, whose number is not used again."""
+        self._highest = max(self._highest, number)
+        if key is not None:
+            self._sealing[number] = key
 
     def new_sealing_key(self) -> int:
         """Make a new sealing key of the newest generation, current from now on; returns its number."""
         with self._lock:
-            number = max(self._sealing, default=-1) + 1
+            number = self._highest = self._highest + 1
             key = SealingKey(self._keyring.newest, os.urandom(SALT_BYTES))
             self._undurable[number] = self._sealing[number] = key
             self.current = number

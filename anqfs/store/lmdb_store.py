@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import lmdb
@@ -24,9 +25,12 @@ RECORD_MAP = 64 << 30
 EXTENT_MAP = 1 << 40
 """Bytes of address space at first; doubled when half of it is in use. A map takes no disk and no memory by itself."""
 MAP_LIMIT = 1 << 46
-_READERS = 64
+_READERS = 56
+"""One page of the lock file holds these, and that page is written when the store is made: a full disk cannot take it away."""
 _UNWRITTEN_PAGES = 1024
 """Pages at the end of a file that LMDB may have counted and never written; more missing means that the file was cut."""
+_NO_EXTENT = bytes(8)
+"""The key that `touch` writes: extent ids begin at 1."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -34,6 +38,22 @@ def _fault(error: lmdb.Error, what: str) -> AnqfsError:
     if isinstance(error, lmdb.MapFullError) or getattr(error, "code", 0) in _FULL:
         return NoSpace(f"the disk or the store's map is full: {what} ({error})")
     return CommitFailed(f"{what}: {error}")
+
+
+def _reserve_lock(path: bytes) -> None:
+    """Give LMDB's lock file its blocks: it is written through a map, where a full disk would kill the process instead of failing."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise Damaged(f"the database {os.fsdecode(path)!r} cannot be opened: {error.strerror}") from error
+    try:
+        os.posix_fallocate(descriptor, 0, 2 * memory.PAGE)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise NoSpace(f"the disk is too full to open {os.fsdecode(path)!r}") from error
+        raise
+    finally:
+        os.close(descriptor)
 
 
 class _Environment:
@@ -50,6 +70,8 @@ class _Environment:
         self._txn: Any = None
         data = os.path.join(path, b"data.mdb")
         size = os.path.getsize(data) if os.path.exists(data) else 0
+        if not read_only:
+            _reserve_lock(os.path.join(path, b"lock.mdb"))
         try:
             self._env = lmdb.open(
                 path,
@@ -92,7 +114,16 @@ class _Environment:
     def refresh(self) -> None:
         if self._txn is not None:
             self._txn.abort()
-        self._txn = self._env.begin(buffers=self._buffers)
+        self._txn = self._view(self._buffers)
+
+    def _view(self, buffers: bool) -> Any:
+        try:
+            return self._env.begin(buffers=True) if buffers else self._env.begin()
+        except lmdb.Error as error:
+            raise self._damage(error) from error
+
+    def _damage(self, error: lmdb.Error) -> Damaged:
+        return Damaged(f"the {self._what} database cannot be read: {error}")
 
     @contextmanager
     def _reading(self, buffers: bool) -> Iterator[Any]:
@@ -101,7 +132,7 @@ class _Environment:
                 raise ValueError("the store is closed")
             self._inside += 1
         try:
-            txn = self._env.begin(buffers=buffers)
+            txn = self._view(buffers)
             try:
                 yield txn
             finally:
@@ -111,6 +142,14 @@ class _Environment:
                 self._inside -= 1
                 self._gate.notify_all()
 
+    @contextmanager
+    def _cursor(self, txn: Any) -> Iterator[Any]:
+        try:
+            with txn.cursor() as cursor:
+                yield cursor
+        except lmdb.Error as error:
+            raise self._damage(error) from error
+
     def usage(self) -> StoreUsage:
         stat = self._env.stat()
         page = stat["psize"]
@@ -119,8 +158,10 @@ class _Environment:
 
     def trim(self) -> None:
         """Give back the memory that the map has resident."""
-        info = self._env.info()
-        memory.drop(info["map_addr"], min(info["map_size"], (info["last_pgno"] + 1) * memory.PAGE))
+        with self._gate:
+            if not self._shut:
+                info = self._env.info()
+                memory.drop(info["map_addr"], min(info["map_size"], (info["last_pgno"] + 1) * memory.PAGE))
 
     def grow(self, incoming: int) -> bool:
         """Make the map larger when it is half full or would be with `incoming` bytes. Owner's thread, while the writer rests."""
@@ -136,7 +177,7 @@ class _Environment:
             try:
                 self._env.set_mapsize(min(self._map_limit, max(2 * size, needed)))
             finally:
-                self._txn = self._env.begin(buffers=self._buffers)
+                self._txn = self._view(self._buffers)
         return True
 
     def close(self) -> None:
@@ -207,6 +248,12 @@ class _ExtentBatch(_Batch):
         except lmdb.Error as error:
             raise _fault(error, "an extent could not be deleted") from error
 
+    def touch(self) -> None:
+        try:
+            self._txn.put(_NO_EXTENT, b"")
+        except lmdb.Error as error:
+            raise _fault(error, "the extents could not be touched") from error
+
 
 class LmdbRecords(_Environment):
     """The record store (`interfaces.RecordStore`)."""
@@ -214,12 +261,15 @@ class LmdbRecords(_Environment):
     _what = "record"
 
     def get(self, key: bytes) -> bytes | None:
-        value: bytes | None = self._txn.get(key)
+        try:
+            value: bytes | None = self._txn.get(key)
+        except lmdb.Error as error:
+            raise self._damage(error) from error
         return value
 
     def items(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         found: list[tuple[bytes, bytes]] = []
-        with self._txn.cursor() as cursor:
+        with self._cursor(self._txn) as cursor:
             if cursor.set_range(start):
                 for item in cursor:
                     if item[0] >= stop or len(found) >= limit:
@@ -229,7 +279,7 @@ class LmdbRecords(_Environment):
 
     def keys(self, start: bytes, stop: bytes, limit: int) -> list[bytes]:
         found: list[bytes] = []
-        with self._txn.cursor() as cursor:
+        with self._cursor(self._txn) as cursor:
             if cursor.set_range(start):
                 for key in cursor.iternext(keys=True, values=False):
                     if key >= stop or len(found) >= limit:
@@ -238,14 +288,8 @@ class LmdbRecords(_Environment):
         return found
 
     def current_items(self, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        found: list[tuple[bytes, bytes]] = []
-        with self._reading(buffers=False) as txn, txn.cursor() as cursor:
-            if cursor.set_range(after + b"\0") if after else cursor.first():
-                for item in cursor:
-                    if len(found) >= limit:
-                        break
-                    found.append(item)
-        return found
+        with self._reading(buffers=False) as txn, self._cursor(txn) as cursor:
+            return list(islice(cursor, limit)) if cursor.set_range(after + b"\0") else []
 
     def begin(self) -> RecordBatch:
         return _RecordBatch(self._begin(), "records")
@@ -256,7 +300,10 @@ class _ExtentReading:
         self._txn = txn
 
     def get(self, extent: int) -> memoryview | None:
-        value: memoryview | None = self._txn.get(extent.to_bytes(8, "big"))
+        try:
+            value: memoryview | None = self._txn.get(extent.to_bytes(8, "big"))
+        except lmdb.Error as error:
+            raise Damaged(f"the extent database cannot be read: {error}") from error
         return value
 
 
@@ -267,7 +314,10 @@ class LmdbExtents(_Environment):
     _what = "extent"
 
     def get(self, extent: int) -> memoryview | None:
-        value: memoryview | None = self._txn.get(extent.to_bytes(8, "big"))
+        try:
+            value: memoryview | None = self._txn.get(extent.to_bytes(8, "big"))
+        except lmdb.Error as error:
+            raise self._damage(error) from error
         return value
 
     def is_resident(self, sealed: memoryview) -> bool:
@@ -279,18 +329,13 @@ class LmdbExtents(_Environment):
             yield _ExtentReading(txn)
 
     def current_ids(self, after: int, limit: int) -> list[int]:
-        found: list[int] = []
-        with self._reading(buffers=False) as txn, txn.cursor() as cursor:
-            if cursor.set_range((after + 1).to_bytes(8, "big")):
-                for key in cursor.iternext(keys=True, values=False):
-                    if len(found) >= limit:
-                        break
-                    found.append(int.from_bytes(key, "big"))
-        return found
+        with self._reading(buffers=False) as txn, self._cursor(txn) as cursor:
+            if not cursor.set_range((after + 1).to_bytes(8, "big")):
+                return []
+            return [int.from_bytes(key, "big") for key in islice(cursor.iternext(keys=True, values=False), limit)]
 
     def last_id(self) -> int:
-        """Return the highest extent id; 0 when there is none. Owner only."""
-        with self._txn.cursor() as cursor:
+        with self._cursor(self._txn) as cursor:
             return int.from_bytes(cursor.key(), "big") if cursor.last() else 0
 
     def begin(self) -> ExtentBatch:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from anqfs.errors import NoSpace
 from anqfs.store.interfaces import StoreUsage
 
 RESERVE_MAX = 64 << 20
 RESERVE_MIN = 4 << 20
 """Bytes kept for deletes: 2 % of the disk within these bounds."""
+ALLOWANCE_MAX = 16 << 20
 
 
 class Capacity(NamedTuple):
@@ -40,8 +40,15 @@ def reserve(total: int) -> int:
     return min(RESERVE_MAX, max(RESERVE_MIN, total // 50))
 
 
-def check(capacity: Capacity, size: int, dirty: int) -> None:
-    """Raise NoSpace when `size` more bytes do not fit beside `dirty` bytes on their way to the disk and the reserve."""
-    needed = size + dirty + (size + dirty) // 32 + reserve(capacity.total)
-    if needed > capacity.available:
-        raise NoSpace(f"the disk below the store is full: {capacity.available} bytes are available, {needed} are needed")
+def spare(capacity: Capacity, dirty: int, pinned: int) -> int:
+    """Return the bytes that may still be promised.
+
+    Arguments: `dirty` bytes are on their way to the disk (with a share for what LMDB adds); `pinned` bytes were deleted by the last
+    commits and cannot be used again before a few more.
+    """
+    return capacity.available - reserve(capacity.total) - dirty - dirty // 16 - pinned
+
+
+def allowance(left: int) -> int:
+    """Return the bytes that may be promised before looking again when `left` bytes are left."""
+    return max(0, min(left // 4, ALLOWANCE_MAX))

@@ -7,6 +7,7 @@ written beside, fsynced, renamed, and the directory fsynced.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -95,6 +96,8 @@ def save(store: bytes, content: bytes) -> None:
         os.rename(temporary, os.path.join(store, NAME))
         sync_directory(store)
     except OSError as error:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoSpace("the disk is full: the superblock was not changed") from error
         raise

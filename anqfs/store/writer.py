@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from anqfs.crypto.digest import RecordDigest
@@ -26,6 +27,8 @@ _log = logging.getLogger(__name__)
 EXTENT_BATCH = 32 << 20
 """Sealed bytes of extents after which they are committed, so that LMDB does not hold a whole group once more in memory."""
 _FREES_IN_RECORD = 2048
+_PINNING_COMMITS = 3
+"""Commits after which LMDB uses deleted pages again, with the owner's read transaction behind by one."""
 
 
 def sealing_key_key(number: int) -> bytes:
@@ -84,7 +87,10 @@ class Writer:
         self.queued: Group | None = None
         self.finished = 0
         """Groups settled so far; the owner looks at it to know when to renew its read transactions."""
+        self.idle_since = time.monotonic()
+        """Monotonic time at which the last group was settled."""
         self.failed: AnqfsError | None = None
+        self._freed: deque[int] = deque(maxlen=_PINNING_COMMITS)
         self._thread = threading.Thread(target=self._run, name="anqfs-writer", daemon=True)
 
     def start(self) -> None:
@@ -95,6 +101,11 @@ class Writer:
     def busy(self) -> bool:
         """Whether a group is being written or waits to be."""
         return self.closing is not None or self.queued is not None
+
+    @property
+    def pinned(self) -> int:
+        """Bytes of deleted extents that LMDB cannot use again before some more commits, about."""
+        return sum(self._freed)
 
     @property
     def has_frees(self) -> bool:
@@ -151,6 +162,7 @@ class Writer:
             else:
                 self.failed = error
             self.closing = None
+            self.idle_since = time.monotonic()
             self.finished += 1
         group.ticket.settle(error)
         self._after_commit()
@@ -158,18 +170,23 @@ class Writer:
     def _commit(self, group: Group) -> None:
         state = self.state
         applied, frees = state.frees_keys, state.frees
-        if group.extents or frees:
-            self._commit_extents(group, frees)
+        if group.extents or frees or group.touch:
+            held = self._extents.usage().held
+            written = self._commit_extents(group, frees)
+            self._freed.append(max(0, held + written - self._extents.usage().held) if frees else 0)
             state.frees = []
         self._commit_records(group, applied)
         self.counters["commits"] += 1
 
-    def _commit_extents(self, group: Group, frees: list[int]) -> None:
+    def _commit_extents(self, group: Group, frees: list[int]) -> int:
+        """Delete `frees` and write the group's extents, durably; returns the sealed bytes written."""
         batch = self._extents.begin()
         try:
+            if group.touch:
+                batch.touch()
             for extent in frees:
                 batch.remove(extent)
-            filled = 0
+            filled = written = 0
             with memoryview(self._buffer) as view:
                 for extent, (data, number) in group.extents.items():
                     if filled >= EXTENT_BATCH:
@@ -181,13 +198,15 @@ class Writer:
                     with view[:used] as sealed:
                         batch.put(extent, sealed)
                     filled += used
-                    self.counters["bytes_written"] += used
+                    written += used
             batch.commit()
         finally:
             batch.abort()
         self.counters["fsyncs"] += 1
         self.counters["extents_written"] += len(group.extents)
+        self.counters["bytes_written"] += written
         self.counters["extents_freed"] += len(frees)
+        return written
 
     def _commit_records(self, group: Group, applied: list[bytes]) -> None:
         sealer, state = self._sealer, self.state
