@@ -65,12 +65,11 @@ class Demo:
         self.do_harm()
         self.look_into_snapshot(root_snapshot)
         self.restore(study_snapshot, root_snapshot)
-        root = self.unmount()
+        root = self.unmount_and_check()
         self.search_store()
         self.change_keys(root)
         self.check_everything("read back after the remount", self.archive)
-        self.volume.unmount()
-        self.check_store()
+        self.unmount_and_check()
 
     def make_volume(self) -> None:
         """Make an encrypted store and mount it."""
@@ -168,16 +167,21 @@ class Demo:
         self.volume.run("snapshot", "restore", str(root_snapshot), "--path", ARCHIVE, "--in-place", *mount)
         self._verify("read after restoring in place", self.archive)
 
-    def unmount(self) -> str:
-        """Note the root digest and unmount."""
-        self._title("What the disk holds")
-        os.sync()
-        facts = self.volume.ask("status", self.volume.mountpoint)
+    def unmount_and_check(self) -> str:
+        """Unmount, check the whole store offline, and return its root digest."""
+        self._title("Unmounted: an offline check of the whole store")
         self.volume.unmount()
-        return str(facts["root"])
+        started = time.monotonic()
+        report = self.volume.ask("check", self.volume.store, "--key-file", self.volume.key_file)
+        if not report["ok"]:
+            raise DemoFailed(f"anqfs check found: {report['findings'][:5]}")
+        counts = ", ".join(f"{count} {name}" for name, count in report["counts"].items())
+        self._say(f"sound in {time.monotonic() - started:.1f} s: {counts}; root {report['root']}")
+        return str(report["root"])
 
     def search_store(self) -> None:
         """Search the raw store for names and content. The same search finds them in the files themselves."""
+        self._title("What the disk holds")
         searcher = Searcher(self._needles())
         plain = pacs_export.run_task(self.volume.directory / "plain", "uid", next(pacs_export.plan_tasks(self.studies)))
         if not any(searcher.in_tree(self.volume.directory / "plain" / plain[0].path.split("/")[0])):
@@ -199,16 +203,6 @@ class Demo:
         wrong.chmod(0o600)
         self._say(volume.run("mount", volume.store, volume.mountpoint, "--key-file", wrong, fails_with=4))
         volume.mount("--passphrase-file", volume.passphrase_file, "--expect-root", root)
-
-    def check_store(self) -> None:
-        """Check the store offline."""
-        self._title("An offline check of the whole store")
-        started = time.monotonic()
-        report = self.volume.ask("check", self.volume.store, "--key-file", self.volume.key_file)
-        if not report["ok"]:
-            raise DemoFailed(f"anqfs check found: {report['findings'][:5]}")
-        counts = ", ".join(f"{count} {name}" for name, count in report["counts"].items())
-        self._say(f"sound in {time.monotonic() - started:.1f} s: {counts}")
 
     def summary(self) -> Table:
         """Return the figures as a table."""
