@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 from ..namespace.namespace import Caller
-from ..namespace.nodes import is_snapshot_directory
+from ..namespace.nodes import SNAPSHOTS, view_of
 
 if TYPE_CHECKING:
     from ..store.schema import Inode
@@ -20,6 +20,16 @@ BLOCK = 4096
 """st_blksize and f_frsize, as on ext4. A larger one would make stdio read 128 KiB where a program wants a file's header."""
 INODES = 1 << 40
 NAME_MAX = 255
+
+
+def is_live(node: int) -> bool:
+    """Tell whether `node` is of the live tree: everything else is read-only."""
+    return view_of(node) == 0
+
+
+def is_snapshot_directory(node: int) -> bool:
+    """Tell whether `node` is a `.snapshot`."""
+    return view_of(node) == SNAPSHOTS
 
 
 def entry_of(node: int, inode: Inode, *, name_timeout: float = FOREVER) -> pyfuse3.EntryAttributes:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_AGAIN_SECONDS = 1.0
+_ROOM_SECONDS = 0.002
+"""How often a writer that must wait looks again."""
+
 
 class Durability:
     """The clock of the open group, fsync, and back-pressure."""
@@ -30,7 +34,6 @@ class Durability:
         self._hurry = hurry
         self._armed = False
         self._wake = trio.Event()
-        self._complained = False
         self.kick: Callable[[], None] = lambda: None
         """Called when a group with changes is about to close: there may be background work."""
 
@@ -39,6 +42,12 @@ class Durability:
         if not self._armed:
             self._armed = True
             self._wake.set()
+
+    def written(self) -> None:
+        """Close the open group if it is over its limit. Called after each write, the only thing that can fill a group in a second."""
+        due = self._volume.due()
+        if due is not None and due <= monotonic():
+            self._volume.close_group()
 
     async def run(self) -> None:
         """Close groups when they are due, for ever."""
@@ -50,34 +59,25 @@ class Durability:
                 self._wake = trio.Event()
                 continue
             self._armed = True
-            delay = due - monotonic()
-            if delay > 0:
-                await trio.sleep(delay)
-                continue
+            await trio.sleep(max(0.0, due - monotonic()))
             self.kick()
-            await self._close()
-
-    async def _close(self) -> None:
-        await self._settled(self._volume.commit())
-        self._complain()
-
-    def _complain(self) -> None:
-        if self._volume.failed is not None and not self._complained:
-            self._complained = True
-            log.error("the volume is read-only from now on: %s", self._volume.failed)
+            try:
+                self._volume.close_group()
+            except Exception:
+                log.exception("a transaction group could not be closed; it is tried again")
+                await trio.sleep(_AGAIN_SECONDS)
 
     async def durable(self) -> None:
-        """Return when every change made before the call is durable. Raises CommitFailed, NoSpace, ReadOnlyVolume."""
+        """Return when every change made before the call is durable. Raises CommitFailed, NoSpace."""
         ticket = self._volume.commit()
         await self._settled(ticket)
-        self._complain()
         if ticket.error is not None:
             raise ticket.error
 
     async def room(self) -> None:
-        """Return when the open group takes writes again."""
+        """Return when the open group takes writes again: when the writer is done with the group before."""
         while self._volume.must_wait():
-            await self._settled(self._volume.commit())
+            await trio.sleep(_ROOM_SECONDS)
 
     async def _settled(self, ticket: Ticket) -> None:
         """Return when the ticket's commit has ended, well or not. Many tickets share one commit."""

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 from ..errors import FilesystemError
-from ..namespace.nodes import is_live, is_snapshot_directory
-from .attributes import absent, caller_of, entry_of, statvfs_of, timeout_below
+from .attributes import absent, caller_of, entry_of, is_live, is_snapshot_directory, statvfs_of, timeout_below
 from .handler import Latency, handler
 from .handles import Handles
 
@@ -206,7 +205,9 @@ class AnqfsOperations(pyfuse3.Operations):
         changes a mode, so who opened the file decides.
         """
         handle = self.handles[fh]
-        return self.namespace.write(handle.node, offset, data, kill_privileges=not handle.privileged)
+        written = self.namespace.write(handle.node, offset, data, kill_privileges=not handle.privileged)
+        self.durability.written()
+        return written
 
     async def flush(self, fh: int) -> None:
         """Tell the kernel once that closing needs no request of its own: it has written the pages back already."""

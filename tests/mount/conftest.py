@@ -1,0 +1,74 @@
+"""A real mount for each test that asks for one, in a process of its own, gone again whatever happens.
+
+A line of WARNING or worse, or a traceback, in the daemon's log fails the test that caused it, unless the test says `expect`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mounted import Mount, until
+
+
+def _lived(mount: Mount) -> Iterator[Mount]:
+    try:
+        yield mount
+        code = mount.process.poll() if mount.process is not None else 0
+        assert code in (None, 0), f"the daemon died with {code}:\n{mount.log_text()}"
+    finally:
+        mount.clean_up()
+    assert mount.complaints() == [], mount.log_text()
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Iterator[Mount]:
+    """A fresh store that is not mounted yet."""
+    tmp_path.chmod(0o755)
+    mount = Mount(tmp_path)
+    mount.make_store()
+    yield from _lived(mount)
+
+
+@pytest.fixture
+def mount(stopped: Mount) -> Mount:
+    """A fresh mount."""
+    return stopped.start()
+
+
+@pytest.fixture(scope="module")
+def shared_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
+    """One mount for all tests of a module that leave it as they found it."""
+    base = tmp_path_factory.mktemp("shared")
+    for directory in (base, *base.parents):
+        if directory.stat().st_uid == os.getuid() and directory.name.startswith(("shared", "pytest-")):
+            directory.chmod(0o755)
+    mount = Mount(base)
+    mount.make_store()
+    mount.start()
+    os.chmod(mount.point, 0o1777)
+    yield from _lived(mount)
+
+
+@pytest.fixture(scope="module")
+def ext4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory on ext4: a loop image, so that it is the same everywhere."""
+    base = tmp_path_factory.mktemp("ext4")
+    image, point = base / "image", base / "mnt"
+    point.mkdir()
+    with image.open("wb") as stream:
+        stream.truncate(256 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-I", "256", str(image)], check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    subprocess.run(["mount", "-o", "loop,noatime", str(image), str(point)], check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    try:
+        for directory in (base, *base.parents):
+            if directory.stat().st_uid == os.getuid() and directory.name.startswith(("ext4", "pytest-")):
+                directory.chmod(0o755)
+        (point / "lost+found").rmdir()
+        point.chmod(0o1777)
+        yield point
+    finally:
+        until(lambda: subprocess.run(["umount", str(point)], check=False, capture_output=True).returncode == 0, "ext4 is unmounted")

@@ -1,0 +1,110 @@
+"""Serve a volume for a test: `python launch.py STORE MOUNTPOINT KEYFILE [OPTION...]`. Options: read-only, small-groups.
+
+Prints `ready` when mounted. Then each line on standard input is a question, answered by one line of JSON on standard output; see ASK.
+SIGTERM unmounts. The log goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+from anqfs.namespace.namespace import Namespace
+
+from anqfs.crypto.secrets import Secret
+from anqfs.mount.session import Session, serve
+from anqfs.store.volume import Volume
+
+
+async def _invalidate(session: Session, *nodes: str) -> None:
+    await session.invalidate(map(int, nodes))
+
+
+async def _fail(session: Session) -> None:
+    def broken(*_arguments: object) -> None:
+        raise ZeroDivisionError("a fault that nobody foresaw")
+
+    session.namespace.readlink = broken  # type: ignore[method-assign]
+
+
+async def _snapshot(session: Session, path: str, name: str) -> int:
+    await session.flush()
+    node = 1
+    for part in filter(None, path.split("/")):
+        node = session.namespace.lookup(node, os.fsencode(part))[0]
+    snapshot = session.namespace.snapshot_create(node, os.fsencode(name))
+    session.changed()
+    return snapshot.id
+
+
+ASK: dict[str, Callable[..., Awaitable[Any]]] = {
+    "flush": lambda session: session.flush(),
+    "durable": lambda session: session.durable(),
+    "invalidate": _invalidate,
+    "fail": _fail,
+    "snapshot": _snapshot,
+}
+
+
+def _facts(session: Session) -> dict[str, Any]:
+    return {
+        "counters": dict(session.volume.counters),
+        "statistics": session.statistics(),
+        "requests": {operation: session.latency.requests(operation) for operation in session.latency.snapshot()},
+    }
+
+
+async def _answer(session: Session) -> None:
+    stream = trio.lowlevel.FdStream(os.dup(0))
+    pending = b""
+    async for chunk in stream:
+        pending += chunk
+        while b"\n" in pending:
+            line, _, pending = pending.partition(b"\n")
+            question, *arguments = json.loads(line)
+            if question == "facts":
+                answer: Any = _facts(session)
+            else:
+                try:
+                    answer = await ASK[question](session, *arguments)
+                except Exception as error:
+                    answer = {"error": repr(error)}
+            print(json.dumps(answer), flush=True)
+
+
+async def main(store: str, point: str, key_file: str, *options: str) -> None:
+    volume = Volume.open(
+        store,
+        Secret.from_key_file(key_file),
+        read_only="read-only" in options,
+        group_bytes=1 << 20 if "small-groups" in options else 64 << 20,
+    )
+    try:
+        stop = trio.Event()
+        async with trio.open_nursery() as nursery:
+
+            def ready(session: Session) -> None:
+                print("ready", flush=True)
+                nursery.start_soon(_answer, session)
+
+            async def on_signal() -> None:
+                with trio.open_signal_receiver(signal.SIGTERM) as signals:
+                    async for _ in signals:
+                        stop.set()
+
+            nursery.start_soon(on_signal)
+            await serve(Namespace(volume), volume, os.fsencode(point), ready=ready, stop=stop)
+            nursery.cancel_scope.cancel()
+    finally:
+        volume.close()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    trio.run(main, *sys.argv[1:])
