@@ -1,0 +1,213 @@
+"""Run the benchmark: peers interleaved on one journalled loop image, each read verified, medians and ratios at the end.
+
+Exit codes: 0 every chosen row ran (whether or not its goal was reached), 1 a peer returned wrong bytes or anqfs failed, 2 usage.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bench_peers import PEERS, Anqfs, Cost, Peer, Unavailable, cold_caches, run
+from bench_report import Results, plot, print_table, write_json
+from bench_rows import QUICK, SCENARIOS, Sizes, content, spread, timed, write_file
+
+DEFAULT_PEERS = "anqfs,ext4,noop,gocryptfs,securefs"
+WITHOUT: dict[str, set[str]] = {
+    "noop": set(SCENARIOS) - {"small", "append"},
+    "cryfs": {"snapshot"},
+    "juicefs": {"snapshot"},
+}
+"""Scenarios that mean nothing for a peer: the do-nothing filesystem keeps all in memory and knows no durability."""
+
+
+class Disk:
+    """One journalled ext4 in a loop image, for all stores."""
+
+    def __init__(self, size: int) -> None:
+        self.base = Path(tempfile.mkdtemp(prefix="anqfs-bench-"))
+        self.image = self.base / "disk.img"
+        self.root = self.base / "disk"
+        self.size = size
+
+    def __enter__(self) -> Path:
+        self.root.mkdir()
+        with self.image.open("wb") as file:
+            file.truncate(self.size)
+        run(["mkfs.ext4", "-q", "-F", str(self.image)])
+        run(["mount", "-o", "loop", str(self.image), str(self.root)])
+        return self.root
+
+    def __exit__(self, *exc: object) -> None:
+        subprocess.run(["umount", "-l", str(self.root)], check=False)
+        shutil.rmtree(self.base, ignore_errors=True)
+
+
+def warm_up(disk: Path) -> None:
+    """Make the disk's bitmaps and journal warm: dropping caches made them cold for everyone."""
+    directory = disk / "warm-up"
+    directory.mkdir()
+    for number in range(500):
+        write_file(directory / str(number), content(number))
+    os.sync()
+    shutil.rmtree(directory)
+
+
+def one_peer(peer: Peer, scenario: str, sizes: Sizes, results: Results) -> None:
+    """Run one scenario on a fresh store of one peer and note its figures and its daemon's cost."""
+    peer.set_up()
+    try:
+        warm_up(peer.store.parent)
+        work = peer.root / "work"
+        work.mkdir()
+        used, peak = 0.0, 0.0
+        cost = Cost(peer.pid())
+        for row, value in SCENARIOS[scenario](peer, work, sizes):
+            results.add(row, peer.name, value)
+            used, peak = max(used, cost.seconds()), max(peak, cost.peak_mib())
+            if cost.pid != peer.pid():
+                cost = Cost(peer.pid())
+        noted = results.daemon.setdefault(scenario, {}).setdefault(peer.name, {"cpu_seconds": 0.0, "peak_mib": 0.0})
+        noted["cpu_seconds"] = max(noted["cpu_seconds"], used)
+        noted["peak_mib"] = max(noted["peak_mib"], peak, cost.peak_mib())
+    finally:
+        try:
+            peer.take_down()
+        except Unavailable:
+            peer.kill()
+
+
+def order(peers: list[str]) -> list[str]:
+    """Return anqfs, a peer, anqfs, the next peer ... so that drift of the machine hits both alike."""
+    others = [name for name in peers if name != "anqfs"]
+    if "anqfs" not in peers or not others:
+        return peers
+    return [name for other in others for name in ("anqfs", other)]
+
+
+def run_all(disk: Path, chosen: list[str], peers: list[str], sizes: Sizes, rounds: int, console: Console) -> Results:
+    """Run the scenarios on the peers, interleaved, several times."""
+    results = Results()
+    for scenario in chosen:
+        for turn in range(rounds):
+            for name in order(peers):
+                if name in results.unavailable or scenario in WITHOUT.get(name, set()):
+                    continue
+                if scenario == "snapshot" and name != "anqfs":
+                    continue
+                console.print(f"[dim]{scenario}: round {turn + 1} of {rounds}: {name}[/dim]")
+                cold_caches()
+                try:
+                    one_peer(PEERS[name](disk), scenario, sizes, results)
+                except (Unavailable, OSError, subprocess.CalledProcessError) as error:
+                    if name == "anqfs":
+                        raise
+                    results.unavailable[name] = f"{scenario}: {error}"
+    return results
+
+
+def idle(disk: Path, results: Results, seconds: float) -> None:
+    """Measure the CPU that an idle mount uses."""
+    peer = Anqfs(disk)
+    peer.set_up()
+    try:
+        write_file(peer.root / "file", content(1))
+        time.sleep(3)
+        cost = Cost(peer.pid())
+        time.sleep(seconds)
+        results.facts[f"idle mount, CPU % over {seconds:.0f} s"] = 100 * cost.seconds() / seconds
+    finally:
+        peer.take_down()
+
+
+def store_size(disk: Path, results: Results, sizes: Sizes) -> None:
+    """Measure how much larger the store is than the data in it."""
+    for title, count, size in (("4 KiB files", sizes.files * 4, 4096), ("1 MiB extents", 256, 1 << 20)):
+        peer = Anqfs(disk)
+        peer.set_up()
+        try:
+            for number in range(count):
+                write_file(peer.root / str(number), content(number, size))
+            peer.unmount()
+            used = sum(path.stat().st_blocks * 512 for path in peer.store.rglob("*") if path.is_file())
+            results.facts[f"store size : data size, {count} {title}"] = used / (count * size)
+        finally:
+            peer.take_down()
+
+
+def scale(disk: Path, results: Results, steps: list[int], console: Console) -> None:
+    """Measure rates in one growing directory; cost must stay flat."""
+    peer = Anqfs(disk)
+    peer.set_up()
+    try:
+        base, made = peer.root / "large", 0
+        base.mkdir()
+        for step in steps:
+            while made < step - 1000:
+                write_file(base / f"image-{made:08d}", b"x")
+                made += 1
+            batch = [base / f"image-{number:08d}" for number in range(made, step)]
+            rates = {
+                "create": len(batch) / timed(lambda batch=batch: spread(1, len(batch), lambda n: write_file(batch[n], b"x"))),  # type: ignore[misc]
+                "lookup of missing": 1000 / timed(lambda base=base: [os.path.exists(base / f"none-{n}") for n in range(1000)]),  # type: ignore[misc]
+                "unlink": 500 / timed(lambda batch=batch: [path.unlink() for path in batch[:500]]),  # type: ignore[misc]
+                "snapshot ms": 1000 * timed(lambda step=step: (base / ".snapshot" / f"at-{step}").mkdir()),  # type: ignore[misc]
+            }
+            made = step
+            for what, rate in rates.items():
+                results.facts[f"at {step:,} files: {what}"] = rate
+            console.print(f"[dim]{step:,} files: " + ", ".join(f"{what} {rate:,.1f}" for what, rate in rates.items()) + "[/dim]")
+    finally:
+        peer.take_down()
+
+
+def main(
+    rows: Annotated[str, typer.Option(help=f"Scenarios, comma-separated: {', '.join(SCENARIOS)}.")] = ",".join(SCENARIOS),
+    peers: Annotated[str, typer.Option(help=f"Peers, comma-separated: {', '.join(PEERS)}.")] = DEFAULT_PEERS,
+    quick: Annotated[bool, typer.Option(help="Small sizes and one round: shows that everything works, not how fast.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, max=20, help="Times that each row runs.")] = 3,
+    scaling: Annotated[bool, typer.Option("--scale", help="Instead: rates in one directory at 10 k, 100 k, 1 M files.")] = False,
+    idle_seconds: Annotated[float, typer.Option(min=0, help="How long to watch an idle mount; 0: not at all.")] = 60.0,
+    disk_size: Annotated[int, typer.Option(min=2, help="Size of the loop image in GiB (sparse).")] = 40,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    picture: Annotated[Path | None, typer.Option("--plot", help="Draw the ratios into this PNG file.")] = None,
+) -> None:
+    """Compare anqfs with its peers on this machine."""
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    chosen, names = [name for name in rows.split(",") if name], [name for name in peers.split(",") if name]
+    unknown = [name for name in chosen if name not in SCENARIOS] + [name for name in names if name not in PEERS]
+    if unknown:
+        console.print(f"tools/bench: unknown: {', '.join(unknown)}")
+        raise typer.Exit(2)
+    if os.geteuid() != 0:
+        console.print("tools/bench: needs root, to make and mount a loop image")
+        raise typer.Exit(2)
+    sizes = QUICK if quick else Sizes()
+    with Disk(disk_size << 30) as disk:
+        if scaling:
+            results = Results()
+            scale(disk, results, [2_000, 4_000] if quick else [10_000, 100_000, 1_000_000], console)
+        else:
+            results = run_all(disk, chosen, names, sizes, 1 if quick else rounds, console)
+            if "anqfs" in names:
+                store_size(disk, results, sizes)
+            if "anqfs" in names and idle_seconds:
+                idle(disk, results, min(idle_seconds, 3) if quick else idle_seconds)
+    print_table(results, names, console)
+    if json_file:
+        write_json(results, json_file)
+    if picture:
+        plot(results, picture)
+
+
+if __name__ == "__main__":
+    typer.run(main)
