@@ -1,6 +1,6 @@
 """A daemon for the crash tests: opens a store, mounts it and serves until told to stop. Run as a module, its own process.
 
-Prints "ready" once the mount answers. Everything else (keys from a file, options) is what `anqfs mount` does, without its API.
+It does what `anqfs mount` does, without the API and the registry.
 """
 
 from __future__ import annotations
@@ -14,10 +14,24 @@ import trio
 
 from anqfs.crypto.secrets import Secret
 from anqfs.errors import AnqfsError
+from anqfs.mount.session import serve
 from anqfs.namespace.namespace import Namespace
 from anqfs.store.volume import Volume
 
-from .mounting import serve_until
+
+async def serve_until_told(namespace: Namespace, volume: Volume, mountpoint: str) -> None:
+    """Serve until SIGTERM or until somebody unmounts."""
+    stop = trio.Event()
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def listen() -> None:
+                async for _ in signals:
+                    stop.set()
+
+            nursery.start_soon(listen)
+            await serve(namespace, volume, mountpoint, ready=lambda _: None, stop=stop)
+            nursery.cancel_scope.cancel()
 
 
 def main() -> int:
@@ -34,7 +48,7 @@ def main() -> int:
         print(f"cannot open: {error!r}", file=sys.stderr)
         return error.exit_code
     try:
-        trio.run(serve_until, Namespace(volume), volume, options.mountpoint, signal.SIGTERM)
+        trio.run(serve_until_told, Namespace(volume), volume, options.mountpoint)
     finally:
         volume.close()
     return 0

@@ -1,0 +1,483 @@
+"""Tampering: a store altered behind the program's back answers with the right bytes or an error, never with wrong bytes, and check tells.
+
+`python -m tests.crash.tamper --seconds S --seed N`. Each attempt alters a copy of a store in one way, then a child process runs the
+check, reads every file and writes a new one. A record put back from an older copy of the same volume opens (it was valid in its
+place once), so old bytes may be seen there; the root digest must tell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import errno
+import json
+import os
+import random
+import shutil
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from anqfs.crypto.secrets import Secret
+from anqfs.errors import AnqfsError, RolledBack
+from anqfs.namespace.check import check
+from anqfs.namespace.namespace import ROOT, Namespace
+from anqfs.store.volume import Volume
+
+from .child import ChildCrashed, in_child
+from .content import pattern
+from .observe import Direct
+
+SECRET = Secret("key-file", b"the key of the tampered stores " * 2)
+PAGE = 4096
+
+
+@dataclass
+class Stage:
+    """Stores to alter: `store` now, `older` some operations earlier, `foreign` another volume with the same key and the same names."""
+
+    store: Path
+    older: Path
+    foreign: Path
+    truth: dict[bytes, bytes]
+    stale: dict[bytes, bytes]
+    root: str
+    older_root: str
+
+
+@dataclass
+class Outcome:
+    """What a child saw: files right, files that gave an error, wrong files, findings of check (path, text), and why it did not open."""
+
+    right: int = 0
+    errors: list[str] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    found: list[tuple[str, str]] = field(default_factory=list)
+    refused: str = ""
+    writable: bool = False
+
+
+# ---------------------------------------------------------------- making the stores
+
+
+def build(directory: Path, seed: int) -> Stage:
+    """Make the stores."""
+    store, older, foreign = directory / "store", directory / "older", directory / "foreign"
+    truth, stale = _fill(store, older, 1)
+    _fill(foreign, None, 2)
+    return Stage(store, older, foreign, truth, stale, _root(store), _root(older))
+
+
+def _root(store: Path) -> str:
+    with contextlib.closing(Volume.open(store, SECRET, read_only=True)) as volume:
+        return volume.root
+
+
+def _fill(store: Path, older: Path | None, writer: int) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+    Volume.create(store, SECRET)
+    volume = Volume.open(store, SECRET)
+    Namespace.format(volume)
+    namespace = Namespace(volume)
+    truth: dict[bytes, bytes] = {}
+    nodes: dict[bytes, int] = {}
+    for number in range(6):
+        directory, _ = namespace.mkdir(1, b"d%d" % number, stat.S_IFDIR | 0o755, ROOT)
+        for at, length in enumerate((0, 10, 3000, 5000, 70_000, 200_000, 1_500_000 if number == 0 else 64_000)):
+            name = b"f%d" % at
+            node, _ = namespace.create(directory, name, stat.S_IFREG | 0o644, ROOT)
+            path = b"d%d/%s" % (number, name)
+            nodes[path] = node
+            truth[path] = pattern(writer, node, 1, 0, length)
+            _write(namespace, node, truth[path])
+            namespace.setxattr(node, b"user.path", path, 0, ROOT)
+        namespace.symlink(directory, b"link", b"f1", ROOT)
+    namespace.snapshot_create(1, b"before")
+    volume.close()
+    stale = dict(truth)
+    if older is not None:
+        shutil.copytree(store, older)
+    volume = Volume.open(store, SECRET)
+    namespace = Namespace(volume)
+    for path in list(truth)[::2]:
+        length = len(truth[path])
+        if length:
+            truth[path] = pattern(writer, nodes[path], 2, 0, length)
+            _write(namespace, nodes[path], truth[path])
+    namespace.snapshot_create(1, b"after")
+    volume.commit().wait(60)
+    while namespace.work(1000):
+        volume.commit().wait(60)
+    volume.close()
+    [before, after] = sorted(_snapshot_names(store))
+    truth.update({b".snapshot/" + before + b"/" + path: data for path, data in stale.items()})
+    truth.update({b".snapshot/" + after + b"/" + path: truth[path] for path in stale})
+    return truth, stale
+
+
+def _write(namespace: Namespace, node: int, data: bytes) -> None:
+    for offset in range(0, len(data), 1 << 20):
+        namespace.write(node, offset, data[offset : offset + (1 << 20)])
+
+
+def _snapshot_names(store: Path) -> list[bytes]:
+    with contextlib.closing(Volume.open(store, SECRET, read_only=True)) as volume:
+        return Direct(Namespace(volume)).snapshots(b"")
+
+
+# ---------------------------------------------------------------- altering
+
+
+@contextlib.contextmanager
+def _database(store: Path, name: str, *, write: bool = True) -> Iterator[Any]:
+    with lmdb.open(str(store / name), map_size=1 << 30, max_readers=4) as environment, environment.begin(write=write) as transaction:
+        yield transaction
+
+
+def _pairs(transaction: Any, letters: bytes | None = None) -> list[tuple[bytes, bytes]]:
+    return [(bytes(key), bytes(value)) for key, value in transaction.cursor() if letters is None or key[0] in letters]
+
+
+def _flipped(value: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(len(value) * 8)
+    return value[: at // 8] + bytes([value[at // 8] ^ (1 << at % 8)]) + value[at // 8 + 1 :]
+
+
+def flip(name: str, stage: Stage, store: Path, rng: random.Random) -> str:
+    with _database(store, name) as transaction:
+        key, value = rng.choice(_pairs(transaction))
+        transaction.put(key, _flipped(value, rng))
+    return key[:1].decode("latin-1")
+
+
+def shorten(name: str, stage: Stage, store: Path, rng: random.Random) -> str:
+    with _database(store, name) as transaction:
+        key, value = rng.choice(_pairs(transaction))
+        transaction.put(key, value[: rng.randrange(len(value))])
+    return key[:1].decode("latin-1")
+
+
+def lengthen(name: str, stage: Stage, store: Path, rng: random.Random) -> str:
+    with _database(store, name) as transaction:
+        key, value = rng.choice(_pairs(transaction))
+        transaction.put(key, value + rng.randbytes(rng.choice([1, 16, 5000, 2_000_000])))
+    return key[:1].decode("latin-1")
+
+
+def remove(name: str, stage: Stage, store: Path, rng: random.Random) -> str:
+    with _database(store, name) as transaction:
+        key, _ = rng.choice(_pairs(transaction))
+        transaction.delete(key)
+    return key[:1].decode("latin-1")
+
+
+def swap(name: str, stage: Stage, store: Path, rng: random.Random) -> str:
+    with _database(store, name) as transaction:
+        pairs = _pairs(transaction)
+        key, value = rng.choice(pairs)
+        alike = [pair for pair in pairs if pair[0] != key and (name == "extents" or pair[0][:1] == key[:1])]
+        if not alike:
+            return ""
+        other, other_value = rng.choice(alike)
+        transaction.put(key, other_value)
+        transaction.put(other, value)
+    return key[:1].decode("latin-1")
+
+
+def copy_over(name: str, stage: Stage, store: Path, rng: random.Random) -> str:
+    """One record's value also in another's place, or under a key that did not exist."""
+    with _database(store, name) as transaction:
+        pairs = _pairs(transaction)
+        key, value = rng.choice(pairs)
+        other = key[:-1] + bytes([key[-1] ^ rng.randrange(1, 256)])
+        transaction.put(other, value)
+    return key[:1].decode("latin-1")
+
+
+def replay(name: str, stage: Stage, store: Path, rng: random.Random) -> str:
+    """A value from the older copy of this store in its own place."""
+    return _import(name, stage.older, store, rng)
+
+
+def foreign(name: str, stage: Stage, store: Path, rng: random.Random) -> str:
+    """A value from another volume in the same place."""
+    return _import(name, stage.foreign, store, rng)
+
+
+def _import(name: str, source: Path, store: Path, rng: random.Random) -> str:
+    with _database(source, name, write=False) as transaction:
+        pairs = dict(_pairs(transaction))
+    with _database(store, name) as transaction:
+        changed = [(key, pairs[key]) for key, value in _pairs(transaction) if key in pairs and pairs[key] != value]
+        if not changed:
+            return ""
+        key, value = rng.choice(changed)
+        transaction.put(key, value)
+    return key[:1].decode("latin-1")
+
+
+def _rewrite(path: Path, change: Callable[[bytearray], object]) -> None:
+    content = bytearray(path.read_bytes())
+    change(content)
+    path.write_bytes(content)
+
+
+def file_bits(name: str, stage: Stage, store: Path, rng: random.Random) -> str:
+    """One to many bits of the database file."""
+
+    def change(content: bytearray) -> None:
+        for _ in range(rng.choice([1, 1, 3, 30])):
+            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+
+    _rewrite(store / name / "data.mdb", change)
+    return ""
+
+
+def file_page(name: str, stage: Stage, store: Path, rng: random.Random) -> str:
+    """A page zeroed, made of random bytes, or replaced by another page."""
+
+    def change(content: bytearray) -> None:
+        at = rng.randrange(len(content) // PAGE) * PAGE
+        other = rng.randrange(len(content) // PAGE) * PAGE
+        content[at : at + PAGE] = rng.choice([bytes(PAGE), rng.randbytes(PAGE), bytes(content[other : other + PAGE])])
+
+    _rewrite(store / name / "data.mdb", change)
+    return ""
+
+
+def file_header(name: str, stage: Stage, store: Path, rng: random.Random) -> str:
+    """Bytes of a page's header and of its table of nodes, where the structure is."""
+
+    def change(content: bytearray) -> None:
+        at = rng.randrange(len(content) // PAGE) * PAGE
+        for _ in range(rng.choice([1, 2, 8])):
+            content[at + rng.randrange(64)] = rng.randrange(256)
+
+    _rewrite(store / name / "data.mdb", change)
+    return ""
+
+
+def file_cut(name: str, stage: Stage, store: Path, rng: random.Random) -> str:
+    path = store / name / "data.mdb"
+    size = path.stat().st_size
+    os.truncate(path, rng.choice([0, 1, PAGE, 2 * PAGE, size // 2 // PAGE * PAGE, size - PAGE, rng.randrange(size)]))
+    return ""
+
+
+def file_noise(name: str, stage: Stage, store: Path, rng: random.Random) -> str:
+    (store / name / "data.mdb").write_bytes(rng.randbytes(rng.choice([10, PAGE, 20 * PAGE])))
+    return ""
+
+
+def file_gone(name: str, stage: Stage, store: Path, rng: random.Random) -> str:
+    os.unlink(store / name / "data.mdb")
+    return ""
+
+
+def database_older(name: str, stage: Stage, store: Path, rng: random.Random) -> str:
+    shutil.copy(stage.older / name / "data.mdb", store / name / "data.mdb")
+    return ""
+
+
+def database_foreign(name: str, stage: Stage, store: Path, rng: random.Random) -> str:
+    shutil.copy(stage.foreign / name / "data.mdb", store / name / "data.mdb")
+    return ""
+
+
+def superblock(name: str, stage: Stage, store: Path, rng: random.Random) -> str:
+    """The superblock flipped, cut, replaced by another volume's, removed or made of noise."""
+    path = store / "superblock"
+    kind = rng.choice(["flip", "cut", "foreign", "gone", "noise"])
+    content = path.read_bytes()
+    if kind == "gone":
+        path.unlink()
+    elif kind == "foreign":
+        shutil.copy(stage.foreign / "superblock", path)
+    else:
+        path.write_bytes({"flip": _flipped(content, rng), "cut": content[: rng.randrange(len(content))], "noise": rng.randbytes(300)}[kind])
+    return ""
+
+
+RECORD_LEVEL = (flip, shorten, lengthen, remove, swap, copy_over, replay, foreign)
+FILE_LEVEL = (file_bits, file_page, file_header, file_cut, file_noise, file_gone, database_older, database_foreign, superblock)
+ROLLS_BACK = {"replay", "database_older"}
+HIDES = {"remove", "file_bits", "file_page", "file_header", "file_cut", "file_noise", "file_gone", "database_older", "database_foreign"}
+"""Kinds that may take whole records away: their names may be absent, which only the check can tell."""
+
+
+# ---------------------------------------------------------------- judging
+
+
+def examine(store: Path, truth: dict[bytes, bytes], stale: dict[bytes, bytes]) -> dict[str, Any]:
+    """Run the check, read everything, write something. Runs in the child."""
+    outcome = Outcome()
+    try:
+        with contextlib.closing(Volume.open(store, SECRET, read_only=True)) as volume:
+            report = check(volume)
+            outcome.found = [(os.fsdecode(finding.path or b""), str(finding.what)) for finding in report.findings]
+        with contextlib.closing(Volume.open(store, SECRET)) as volume:
+            namespace = Namespace(volume)
+            _read_all(namespace, truth, stale, outcome)
+            outcome.writable = _write_new(namespace, volume)
+    except (AnqfsError, OSError) as error:
+        outcome.refused = f"{type(error).__name__}: {error}"
+    return vars(outcome)
+
+
+def _read_all(namespace: Namespace, truth: dict[bytes, bytes], stale: dict[bytes, bytes], outcome: Outcome) -> None:
+    observer = Direct(namespace)
+    for path, want in truth.items():
+        name = os.fsdecode(path)
+        try:
+            node = observer.find(path)
+            size = namespace.attributes(node).size
+            got = b"".join(namespace.read(node, at, 1 << 20) for at in range(0, size, 1 << 20)) if size < 1 << 24 else b"too large"
+        except AnqfsError as error:
+            number = errno.errorcode.get(error.errno, str(error.errno))
+            outcome.errors.append(f"{number} {name}")
+            continue
+        if got == want:
+            outcome.right += 1
+        elif got == stale.get(path.split(b"/", 2)[2] if path.startswith(b".snapshot") else path):
+            outcome.stale.append(name)
+        else:
+            at = next((at for at in range(min(len(got), len(want))) if got[at] != want[at]), min(len(got), len(want)))
+            outcome.wrong.append(f"{name}: length {len(got)}, wanted {len(want)}; at {at} {got[at : at + 32]!r}")
+
+
+def _write_new(namespace: Namespace, volume: Volume) -> bool:
+    data = b"new data " * 10_000
+    try:
+        node, _ = namespace.create(1, b"new", stat.S_IFREG | 0o644, ROOT)
+        namespace.write(node, 0, data)
+        volume.commit().wait(60)
+        return namespace.read(node, 0, len(data)) == data
+    except AnqfsError:
+        return False
+
+
+def judge(kind: str, letter: str, outcome: Outcome) -> list[str]:
+    """Return what is wrong with an outcome."""
+    faults = [f"wrong bytes: {line}" for line in outcome.wrong]
+    if outcome.stale and kind not in ROLLS_BACK:
+        faults.append(f"old bytes: {outcome.stale[:3]}")
+    odd = [line for line in outcome.errors if not line.startswith("EIO ")]
+    if odd and kind not in HIDES | ROLLS_BACK:
+        faults.append(f"an errno other than EIO: {odd[:3]}")
+    if outcome.refused:
+        if kind in ("flip", "shorten", "lengthen", "swap", "copy_over", "replay", "foreign", "remove") and letter not in ("C", "K"):
+            faults.append(f"one altered record makes the whole volume refuse: {outcome.refused}")
+        return faults
+    damaged = outcome.errors or outcome.stale or outcome.wrong
+    if damaged and not outcome.found:
+        faults.append(f"check finds nothing, yet: {(outcome.errors + outcome.stale)[:3]}")
+    named = {path.strip("/") for path, _ in outcome.found}
+    for line in outcome.errors:
+        number, name = line.split(" ", 1)
+        if number == "EIO" and kind in ("flip", "shorten", "swap") and not _named(name, named):
+            faults.append(f"check does not name {name}: it names {sorted(named)[:5]}")
+    return faults
+
+
+def _named(name: str, named: set[str]) -> bool:
+    """Whether the path, or a directory above it, is named (a path in a snapshot also by its live name)."""
+    names = [name]
+    if name.startswith(".snapshot/"):
+        names.append(name.split("/", 2)[2])
+    return any(n == other or n.startswith(other + "/") for n in names for other in named if other)
+
+
+def attempt(stage: Stage, directory: Path, kind: Callable[..., str], database: str, rng: random.Random) -> tuple[Outcome | None, list[str]]:
+    """Alter a copy in one way and judge what a child sees. Returns None when there was nothing to alter that way."""
+    store = directory / "altered"
+    shutil.copytree(stage.store, store)
+    try:
+        letter = kind(database, stage, store, rng)
+        if letter == "" and kind in RECORD_LEVEL:
+            return None, []
+        what = f"{kind.__name__} in {database} {letter!r}"
+        try:
+            outcome = Outcome(**in_child(examine, store, stage.truth, stage.stale, seconds=60))
+        except (ChildCrashed, RuntimeError) as error:
+            return Outcome(), [f"{what}: {error}"]
+        return outcome, [f"{what}: {fault}" for fault in judge(kind.__name__, letter if database == "records" else "", outcome)]
+    finally:
+        shutil.rmtree(store)
+
+
+def rollback(stage: Stage) -> list[str]:
+    """The whole store put back to its older copy opens, but not when its newest root is expected."""
+    faults = []
+    with contextlib.closing(Volume.open(stage.older, SECRET, read_only=True, expect_root=stage.older_root)):
+        pass
+    try:
+        Volume.open(stage.older, SECRET, read_only=True, expect_root=stage.root).close()
+        faults.append("an older copy of the whole store passes as the newest")
+    except RolledBack:
+        pass
+    return faults
+
+
+def run(
+    directory: Path,
+    *,
+    seconds: float,
+    seed: int,
+    attempts: int = 1 << 30,
+    kinds: tuple[Callable[..., str], ...] = RECORD_LEVEL + FILE_LEVEL,
+) -> tuple[collections.Counter[str], list[str]]:
+    """Alter stores for so long or so often; returns counts and faults."""
+    deadline = time.monotonic() + seconds
+    rng = random.Random(f"tamper {seed}")
+    counts: collections.Counter[str] = collections.Counter()
+    stage = build(directory, seed)
+    untouched = Outcome(**in_child(_examine_copy, stage, directory))
+    if untouched.right != len(stage.truth) or untouched.found or untouched.errors or not untouched.writable:
+        return counts, [f"the untouched store is not right: {untouched}"]
+    faults = rollback(stage)
+    counts["rollbacks"] += 1
+    number = 0
+    while number < len(kinds) * 2 or (number < attempts and time.monotonic() < deadline):
+        kind = kinds[number // 2 % len(kinds)]
+        database = ("records", "extents")[number % 2]
+        number += 1
+        outcome, wrong = attempt(stage, directory, kind, database, rng)
+        if outcome is None:
+            continue
+        counts.update({"attempts": 1, kind.__name__: 1, "files right": outcome.right, "files refused": len(outcome.errors)})
+        counts["stores refused"] += bool(outcome.refused)
+        counts["files stale"] += len(outcome.stale)
+        counts["noticed"] += bool(outcome.found or outcome.refused)
+        faults += wrong
+    return counts, faults
+
+
+def _examine_copy(stage: Stage, directory: Path) -> dict[str, Any]:
+    store = directory / "untouched"
+    shutil.copytree(stage.store, store)
+    return examine(store, stage.truth, stage.stale)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="anqfs-tamper-") as directory:
+        counts, faults = run(Path(directory), seconds=options.seconds, seed=options.seed)
+    for fault in faults[:40]:
+        print(fault, file=sys.stderr)
+    print(json.dumps({"part": "tamper", "seed": options.seed, "faults": len(faults), **counts}))
+    return 0 if counts["attempts"] and not faults else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
