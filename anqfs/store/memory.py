@@ -1,4 +1,4 @@
-"""What the kernel keeps in memory of a mapped file, through libc: mincore and madvise. Any thread.
+"""What the kernel keeps in memory of a mapped file, through libc: mincore and madvise; and what malloc keeps. Any thread.
 
 A page that is not in memory stops the thread that touches it until the disk answers, and pages once touched count as this process's
 resident memory. Both calls only ask or drop page table entries; they never change a byte.
@@ -18,6 +18,11 @@ _madvise = _libc.madvise
 _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _get_buffer = ctypes.pythonapi.PyObject_GetBuffer
 _release_buffer = ctypes.pythonapi.PyBuffer_Release
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_MMAP_THRESHOLD = 32 << 20
+_TRIM_THRESHOLD = 64 << 20
 
 
 class _PyBuffer(ctypes.Structure):
@@ -41,6 +46,18 @@ class _PyBuffer(ctypes.Structure):
 _get_buffer.argtypes = (ctypes.py_object, ctypes.POINTER(_PyBuffer), ctypes.c_int)
 _release_buffer.argtypes = (ctypes.POINTER(_PyBuffer),)
 _release_buffer.restype = None
+
+
+def keep_freed() -> None:
+    """Let malloc keep up to 64 MiB of freed memory for the next use, for the whole process.
+
+    LMDB allocates each extent of a batch and frees it after the commit. By default that memory goes back to the kernel each time, and
+    getting it anew, page by page, takes longer than sealing and writing. A C library without mallopt stays as it is.
+    """
+    mallopt = getattr(_libc, "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
+        mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD)
 
 
 def address(view: memoryview) -> int:

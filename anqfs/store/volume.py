@@ -17,7 +17,7 @@ from anqfs.crypto.folding import folded_prefix, name_hash
 from anqfs.crypto.sealing import EXTENT_MAX, RecordSealer, SealerCache
 from anqfs.crypto.secrets import Secret
 from anqfs.errors import AnqfsError, Damaged, NoSpace, RolledBack
-from anqfs.store import creation, lmdb_store, loading, space, superblock
+from anqfs.store import creation, lmdb_store, loading, memory, space, superblock
 from anqfs.store.changes import Changes
 from anqfs.store.codec import decode
 from anqfs.store.extents import ExtentReader
@@ -135,6 +135,7 @@ class Volume(Changes):
 
     def _start(self) -> None:
         if not self.read_only:
+            memory.keep_freed()
             self._keys.new_sealing_key()
             self._writer.start()
 

@@ -27,6 +27,9 @@ _log = logging.getLogger(__name__)
 EXTENT_BATCH = 32 << 20
 """Sealed bytes of extents after which they are committed, so that LMDB does not hold a whole group once more in memory."""
 _FREES_IN_RECORD = 2048
+_YIELD_EVERY = 16
+_TURN = 0.0001
+"""Seconds for which the writer runs before it offers the interpreter lock; it looks at the clock after _YIELD_EVERY records."""
 _PINNING_COMMITS = 3
 """Commits after which LMDB uses deleted pages again, with the owner's read transaction behind by one."""
 
@@ -39,6 +42,21 @@ def sealing_key_key(number: int) -> bytes:
 def frees_key(number: int) -> bytes:
     """Return the key of an `F` record."""
     return b"F" + number.to_bytes(8, "big")
+
+
+class _Courtesy:
+    """Offers the interpreter lock to the owner, who has requests to answer, and sees to it that the writer gets half of the time."""
+
+    def __init__(self) -> None:
+        self._next = time.perf_counter() + _TURN
+
+    def offer(self) -> None:
+        """Let the owner run if the writer had its turn. How long the owner then keeps the lock, so long is the writer's next turn."""
+        now = time.perf_counter()
+        if now >= self._next:
+            time.sleep(0)
+            back = time.perf_counter()
+            self._next = back + max(_TURN, back - now)
 
 
 class WriterState:
@@ -219,8 +237,11 @@ class Writer:
             for number, sealing_key in new_keys.items():
                 batch.replace(sealing_key_key(number), encode(sealing_key))
             total = state.total
+            courtesy = _Courtesy()
             term, seal, replace, remove = self._digest.of, sealer.seal, batch.replace, batch.remove
-            for key, record in group.records.items():
+            for done, (key, record) in enumerate(group.records.items(), 1):
+                if not done % _YIELD_EVERY:
+                    courtesy.offer()
                 if record is None:
                     old = remove(key)
                 else:
