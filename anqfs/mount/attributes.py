@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 FOREVER = 365 * 86400.0
 """Seconds. This daemon is the only writer: the kernel may keep names and attributes until it is told otherwise."""
+BRIEFLY = 1.0
+"""Seconds that names stay on kernels that cannot be told to forget them all."""
 BLOCK = 4096
 """st_blksize and f_frsize, as on ext4. A larger one would make stdio read 128 KiB where a program wants a file's header."""
 INODES = 1 << 40
@@ -32,7 +34,7 @@ def is_snapshot_directory(node: int) -> bool:
     return view_of(node) == SNAPSHOTS
 
 
-def entry_of(node: int, inode: Inode, *, name_timeout: float = FOREVER) -> pyfuse3.EntryAttributes:
+def entry_of(node: int, inode: Inode, name_timeout: float = 0.0) -> pyfuse3.EntryAttributes:
     """Return the attributes of `node`; the kernel may keep the name for `name_timeout` seconds."""
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = node
@@ -52,18 +54,11 @@ def entry_of(node: int, inode: Inode, *, name_timeout: float = FOREVER) -> pyfus
     return entry
 
 
-def timeout_below(parent: int) -> float:
-    """Return how long, in seconds, a name in `parent` may be kept: snapshots come and go without the kernel."""
-    return 0.0 if is_snapshot_directory(parent) else FOREVER
-
-
-def absent(parent: int) -> pyfuse3.EntryAttributes | None:
-    """Return the reply that lets the kernel remember that a name does not exist in `parent`; None where it must not."""
-    if is_snapshot_directory(parent):
-        return None
+def absent(timeout: float) -> pyfuse3.EntryAttributes:
+    """Return the reply that lets the kernel remember for `timeout` seconds that a name does not exist."""
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = 0
-    entry.entry_timeout = FOREVER
+    entry.entry_timeout = timeout
     return entry
 
 

@@ -60,7 +60,10 @@ _INIT_WAIT_MS = 10_000
 
 
 class Negotiated(NamedTuple):
-    """What kernel and filesystem agreed on. `flags` are the FUSE_INIT flags in force; `completed` says whether anything was added."""
+    """What kernel and filesystem agreed on.
+
+    `flags` are the FUSE_INIT flags in force; `completed` says whether anything was added; `minor` is the kernel's version of protocol 7.
+    """
 
     completed: bool
     flags: int
@@ -79,7 +82,7 @@ def complete(request: bytes, reply: bytes) -> tuple[bytes, Negotiated]:
     if offered is None or not _plausible(request, reply):
         log.warning("FUSE_INIT is not laid out as expected; it is answered as libfuse does")
         return reply, Negotiated(False, 0, 0, 0)
-    readahead, flags = offered
+    kernel_minor, readahead, flags = offered
     major, minor, ahead, wanted, _background, _congestion, write, gran, pages, alignment, flags2 = _REPLY_INIT.unpack_from(reply, 16)
     wanted |= WANTED & flags
     if wanted & EXPLICIT_INVAL_DATA:
@@ -89,17 +92,17 @@ def complete(request: bytes, reply: bytes) -> tuple[bytes, Negotiated]:
     _REPLY_INIT.pack_into(
         changed, 16, major, minor, ahead, wanted, MAX_BACKGROUND, CONGESTION_THRESHOLD, write, gran, pages, alignment, flags2
     )
-    return bytes(changed), Negotiated(True, wanted, minor, write)
+    return bytes(changed), Negotiated(True, wanted, kernel_minor, write)
 
 
-def _offered(request: bytes) -> tuple[int, int] | None:
+def _offered(request: bytes) -> tuple[int, int, int] | None:
     if len(request) < _REQUEST.size + _REQUEST_INIT.size:
         return None
     length, opcode = _REQUEST.unpack_from(request)[:2]
-    major, _minor, readahead, flags = _REQUEST_INIT.unpack_from(request, _REQUEST.size)
+    major, minor, readahead, flags = _REQUEST_INIT.unpack_from(request, _REQUEST.size)
     if opcode != _INIT or length != len(request) or major != 7:
         return None
-    return readahead, flags
+    return minor, readahead, flags
 
 
 def _plausible(request: bytes, reply: bytes) -> bool:

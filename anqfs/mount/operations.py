@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 from ..errors import FilesystemError
-from .attributes import absent, caller_of, entry_of, is_live, is_snapshot_directory, statvfs_of, timeout_below
+from .attributes import BRIEFLY, FOREVER, absent, caller_of, entry_of, is_live, is_snapshot_directory, statvfs_of
 from .handler import Latency, handler
 from .handles import Handles
 
@@ -58,6 +58,15 @@ class AnqfsOperations(pyfuse3.Operations):
         self.handles = Handles()
         self.latency = Latency()
         self._flush_kernel = flush_kernel
+        self._stay = BRIEFLY
+
+    def names_may_stay(self, forever: bool) -> None:
+        """Say whether the kernel can be told to forget every name, so that it may keep them."""
+        self._stay = FOREVER if forever else BRIEFLY
+
+    def _timeout(self, parent: int) -> float:
+        """Return how long, in seconds, a name in `parent` may be kept. Snapshots come and go without the kernel."""
+        return 0.0 if is_snapshot_directory(parent) else self._stay
 
     # --- names
 
@@ -67,12 +76,11 @@ class AnqfsOperations(pyfuse3.Operations):
         try:
             node, inode = self.namespace.lookup(parent, name)
         except FilesystemError as error:
-            negative = absent(parent) if error.errno == errno.ENOENT else None
-            if negative is None:
+            if error.errno != errno.ENOENT or is_snapshot_directory(parent):
                 raise
-            return negative
+            return absent(self._stay)
         self.namespace.hold(node)
-        return entry_of(node, inode, name_timeout=timeout_below(parent))
+        return entry_of(node, inode, self._timeout(parent))
 
     @handler(changes=True, silent=True)
     def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -86,7 +94,7 @@ class AnqfsOperations(pyfuse3.Operations):
         """Make a file of any kind but a directory or a link."""
         node, inode = self.namespace.mknod(parent, name, mode, rdev, caller_of(ctx))
         self.namespace.hold(node)
-        return entry_of(node, inode)
+        return entry_of(node, inode, self._stay)
 
     @handler(changes=True)
     async def mkdir(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
@@ -95,21 +103,21 @@ class AnqfsOperations(pyfuse3.Operations):
             await self._flush_kernel()
         node, inode = self.namespace.mkdir(parent, name, mode, caller_of(ctx))
         self.namespace.hold(node)
-        return entry_of(node, inode, name_timeout=timeout_below(parent))
+        return entry_of(node, inode, self._timeout(parent))
 
     @handler(changes=True)
     def symlink(self, parent: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
         """Make a symbolic link."""
         node, inode = self.namespace.symlink(parent, name, target, caller_of(ctx))
         self.namespace.hold(node)
-        return entry_of(node, inode)
+        return entry_of(node, inode, self._stay)
 
     @handler(changes=True)
     def link(self, node: int, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         """Give a file another name."""
         self.namespace.link(node, parent, name)
         self.namespace.hold(node)
-        return entry_of(node, self.namespace.attributes(node))
+        return entry_of(node, self.namespace.attributes(node), self._stay)
 
     @handler(changes=True)
     def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
@@ -174,7 +182,7 @@ class AnqfsOperations(pyfuse3.Operations):
             if flags & os.O_TRUNC:
                 inode = namespace.set_attributes(node, size=0, caller=caller_of(ctx))
         namespace.hold(node)
-        return pyfuse3.FileInfo(fh=self.handles.open(node, flags, ctx.uid)), entry_of(node, inode)
+        return pyfuse3.FileInfo(fh=self.handles.open(node, flags, ctx.uid)), entry_of(node, inode, self._stay)
 
     @handler(changes=True)
     def open(self, node: int, flags: int, ctx: RequestContext) -> FileInfo:
@@ -234,9 +242,9 @@ class AnqfsOperations(pyfuse3.Operations):
     def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         """List from a cookie, each entry with its attributes. A look-up is counted for each entry that went into the reply."""
         hold = self.namespace.hold
-        timeout = timeout_below(fh)
+        timeout = self._timeout(fh)
         for name, node, inode, cookie in self.namespace.readdir(fh, start_id):
-            if not pyfuse3.readdir_reply(token, name, entry_of(node, inode, name_timeout=timeout), cookie):
+            if not pyfuse3.readdir_reply(token, name, entry_of(node, inode, timeout), cookie):
                 return
             hold(node)
 

@@ -24,6 +24,7 @@ from . import poll
 from .background import Background
 from .durability import Durability
 from .flush import Flush
+from .invalidate import Invalidation
 from .negotiate import Negotiated, fuse_descriptors, negotiate
 from .operations import AnqfsOperations
 from .readers import Readers
@@ -67,6 +68,7 @@ class Session:
         self.mountpoint = point
         self.poll: poll.AdaptivePoll | None = None
         self.negotiated = Negotiated(False, 0, 0, 0)
+        self.invalidation: Invalidation | None = None
         self.durability = Durability(volume, self._hurry)
         self.readers = Readers(namespace, volume, self._hurry)
         self.background = Background(namespace, volume, self.durability)
@@ -97,13 +99,16 @@ class Session:
         """Return when every change so far is durable. Raises CommitFailed, NoSpace, ReadOnlyVolume."""
         await self.durability.durable()
 
-    async def invalidate(self, nodes: Iterable[int] = (), entries: Iterable[tuple[int, bytes]] = ()) -> None:
-        """Make the kernel forget what it keeps of `nodes` and of the (parent node, name) `entries`, changed by someone in the daemon.
+    async def invalidate(self, nodes: Iterable[int] | None = None, entries: Iterable[tuple[int, bytes]] | None = None) -> None:
+        """Make the kernel forget what it keeps of `nodes` and of the (parent node, name) `entries`; of everything when neither is given.
 
-        Goes to a thread: the kernel may have to write pages back first, which only this loop can take. Call `flush` before the change:
-        with the writeback cache the kernel keeps its own idea of the size of a regular file until nobody has it open.
+        Names are asked for again everywhere in any case. Call `flush` before the change, this after it.
         """
-        await trio.to_thread.run_sync(_invalidate, list(nodes), list(entries))
+        assert self.invalidation is not None
+        if nodes is None and entries is None:
+            nodes = list(self.namespace.held())
+            entries = [(1, name) for name, *_ in self.namespace.readdir(1, 0)]
+        await trio.to_thread.run_sync(self.invalidation, list(nodes or ()), list(entries or ()))
 
     async def unmount(self, *, force: bool = False) -> None:
         """Take the mount away and return when it is gone and all is durable.
@@ -148,21 +153,6 @@ class Session:
         }
 
 
-def _invalidate(nodes: list[int], entries: list[tuple[int, bytes]]) -> None:
-    for parent, name in entries:
-        _known(lambda parent=parent, name=name: pyfuse3.invalidate_entry(parent, name))
-    for node in nodes:
-        _known(lambda node=node: pyfuse3.invalidate_inode(node))
-
-
-def _known(action: Callable[[], None]) -> None:
-    try:
-        action()
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENOTDIR):  # what the kernel does not know it need not forget
-            raise
-
-
 def fuse_options(options: MountOptions, *, read_only: bool) -> set[str]:
     """Return the mount options for libfuse. Never max_read: it would cut requests to pieces."""
     root = os.geteuid() == 0
@@ -195,6 +185,8 @@ def _mount(session: Session, options: MountOptions) -> None:
         (descriptor,) = fuse_descriptors() - before
         session.negotiated = negotiate(descriptor)
         session.poll = poll.install(descriptor)
+        session.invalidation = Invalidation(descriptor, session.negotiated.minor)
+        session.operations.names_may_stay(session.invalidation.names_may_stay)
     except BaseException:
         pyfuse3.close(unmount=True)
         raise

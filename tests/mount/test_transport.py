@@ -156,7 +156,7 @@ def _reply(flags: int, *, length: int = 80, error: int = 0, unique: int = 77, mi
 
 def test_only_offered_flags_are_set() -> None:
     reply, agreed = negotiate.complete(_request(negotiate.PARALLEL_DIROPS), _reply(1 | negotiate.AUTO_INVAL_DATA))
-    assert agreed == negotiate.Negotiated(True, 1 | negotiate.AUTO_INVAL_DATA | negotiate.PARALLEL_DIROPS, 31, 1 << 20)
+    assert agreed == negotiate.Negotiated(True, 1 | negotiate.AUTO_INVAL_DATA | negotiate.PARALLEL_DIROPS, 45, 1 << 20)
     fields = struct.unpack_from("<IIIIHHIIHHI", reply, 16)
     assert fields[3] == agreed.flags
     assert fields[4:6] == (negotiate.MAX_BACKGROUND, negotiate.CONGESTION_THRESHOLD)
