@@ -1,0 +1,203 @@
+"""What all parts of the namespace share: the volume, versions, references, totals, who is held. And the frame of an operation.
+
+Every operation is a plain synchronous function on the trio thread and atomic: `operation` begins it, finishes it, and undoes all of it
+when anything is raised. There is no await inside one, and there must never be: another task would see half of it.
+
+What can fail (look-ups, limits, room) comes before the first change all the same, because the bytes of a still-unsealed extent that a
+write changes in place are not in the undo log.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from functools import update_wrapper
+from stat import S_ISDIR
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
+
+from anqfs.errors import FilesystemError, NoSpace
+from anqfs.namespace.nodes import SNAPSHOT_NAME, SNAPSHOTS
+from anqfs.namespace.references import References
+from anqfs.namespace.usage import UsageTotals
+from anqfs.namespace.versions import Versions
+from anqfs.store.schema import COUNTER_INO, INO_BITS, INO_MAX, ROOT_INO, Counter, Inode, inode_key
+from anqfs.store.volume import Volume
+
+NAME_MAX = 255
+RECORD_ROOM = 2048
+"""Bytes that are taken to be needed for the records of one operation."""
+_INO_LEASE = 1 << 18
+_ROOM_STEP = 1 << 20
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Caller(NamedTuple):
+    """Who asks: ids, supplementary groups (or how to find them out, only called when they matter) and the umask."""
+
+    uid: int
+    gid: int
+    groups: Callable[[], frozenset[int]] | frozenset[int]
+    umask: int
+
+    def in_group(self, gid: int) -> bool:
+        """Tell whether the caller is a member of a group."""
+        if gid == self.gid:
+            return True
+        groups = self.groups
+        return gid in (groups() if callable(groups) else groups)
+
+
+ROOT_CALLER = Caller(0, 0, frozenset(), 0)
+
+
+class HasCore(Protocol):
+    """What `operation` wraps methods of."""
+
+    core: Core
+
+
+S = TypeVar("S", bound=HasCore)
+
+
+def operation(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """Make a method one atomic operation."""
+
+    def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        core = self.core
+        volume = core.volume
+        volume.begin()
+        try:
+            result = method(self, *args, **kwargs)
+            core.versions.settle()
+        except BaseException:
+            volume.undo()
+            core.undone()
+            raise
+        volume.finish()
+        core.done()
+        return result
+
+    update_wrapper(run, method)
+    return run
+
+
+def check_name(name: bytes) -> None:
+    """Raise ENAMETOOLONG or EINVAL for what no file can be called."""
+    if len(name) > NAME_MAX:
+        raise FilesystemError(errno.ENAMETOOLONG)
+    if not name or b"/" in name or b"\0" in name:
+        raise FilesystemError(errno.EINVAL)
+
+
+def check_new_name(name: bytes) -> None:
+    """Raise what creating this name answers before anything is looked up."""
+    check_name(name)
+    if name in (b".", b"..", SNAPSHOT_NAME):
+        raise FilesystemError(errno.EEXIST)
+
+
+class Core:
+    """Shared state. Everything here is on the trio thread."""
+
+    def __init__(self, volume: Volume, clock: Callable[[], int]) -> None:
+        self.volume = volume
+        self.clock = clock
+        self.get: Callable[[bytes], Any] = volume.get
+        self.versions = Versions(volume)
+        self.references = References(volume)
+        self.usage = UsageTotals(self.versions)
+        self.held: dict[int, int] = {}
+        """Live inodes that the kernel (or somebody else) holds: ino -> count."""
+        self.after: list[Callable[[], None]] = []
+        """What to do in memory once the running operation has finished."""
+        self._next_ino = 0
+        self._leased_ino = 0
+        self._room = 0
+
+    def room(self, size: int) -> None:
+        """Raise NoSpace when `size` more bytes would not fit. The volume is asked once for a MiB of small changes."""
+        if size <= self._room:
+            self._room -= size
+            return
+        try:
+            self.volume.room(size + _ROOM_STEP)
+            self._room = _ROOM_STEP
+        except NoSpace:
+            self._room = 0
+            self.volume.room(size)
+
+    def group_closes(self) -> None:
+        """Hook of the volume: totals are part of the group that changed them, and room is measured anew."""
+        self._room = 0
+        if self.volume.failed is None and not self.volume.read_only:
+            self.usage.flush()
+
+    # --- operations
+
+    def done(self) -> None:
+        """The operation finished."""
+        self.usage.done()
+        if self.after:
+            for action in self.after:
+                action()
+            self.after.clear()
+
+    def undone(self) -> None:
+        """The operation was undone: forget what was derived during it."""
+        self.usage.undone()
+        self.after.clear()
+        self.versions.reload()
+
+    # --- inodes
+
+    def lease_inos(self) -> None:
+        """Reserve inode numbers durably, so that a number that was ever answered is never used again, crash or not."""
+        counter: Counter | None = self.get(COUNTER_INO)
+        self._next_ino = counter.value if counter is not None else ROOT_INO + 1
+        if not self.volume.read_only:
+            self._leased_ino = self._next_ino + _INO_LEASE
+            self.volume.put(COUNTER_INO, Counter(self._leased_ino))
+            self.volume.commit().wait()
+
+    def next_ino(self) -> int:
+        """Return a number that no inode has or had. Half of a lease is left when the next one is written."""
+        ino = self._next_ino
+        if self._leased_ino - ino < _INO_LEASE // 2:
+            self.volume.put(COUNTER_INO, Counter(self._leased_ino + _INO_LEASE))
+            self.after.append(self._extend_lease)
+        if ino > INO_MAX:
+            raise FilesystemError(errno.ENOSPC, "no inode numbers are left")
+        self._next_ino = ino + 1
+        return ino
+
+    def _extend_lease(self) -> None:
+        counter: Counter | None = self.get(COUNTER_INO)
+        if counter is not None:
+            self._leased_ino = counter.value
+
+    def inode(self, ino: int) -> Inode:
+        """Return a live inode. Raises ESTALE when there is none, or when it has neither a name nor a holder."""
+        inode: Inode | None = self.get(inode_key(ino))
+        if inode is None or (inode.nlink == 0 and ino not in self.held):
+            raise FilesystemError(errno.ESTALE)
+        return inode
+
+    def writable(self, node: int) -> tuple[int, Inode]:
+        """Return the ino and inode of a node that is to be changed. Raises EROFS in snapshots, ESTALE."""
+        if node >> INO_BITS:
+            raise FilesystemError(errno.EPERM if node >> INO_BITS == SNAPSHOTS else errno.EROFS)
+        return node, self.inode(node)
+
+    def writable_directory(self, node: int) -> tuple[int, Inode]:
+        """Return the ino and inode of a directory whose entries are to be changed. Raises ENOTDIR, ENOENT if it was removed."""
+        ino, inode = self.writable(node)
+        if not S_ISDIR(inode.mode):
+            raise FilesystemError(errno.ENOTDIR)
+        if inode.nlink == 0:
+            raise FilesystemError(errno.ENOENT)
+        return ino, inode
+
+    def put_inode(self, ino: int, old: Inode, new: Inode) -> None:
+        """Replace an inode's record."""
+        self.versions.put(inode_key(ino), old, new, ino, old)

@@ -1,0 +1,217 @@
+"""Snapshots: taking, dropping, and the `.snapshot` directories. Called by the facade on the trio thread.
+
+`.snapshot` of a directory lists `{id}_{name}` of each live snapshot that was taken of the directory or of one of its present ancestors
+and in which the directory was. Its node is virtual (`nodes`): mode 0555, owned by root, nlink 1 (not counted), size 0; its times are when
+a snapshot last came or went. The directory below it, one snapshot's view of the directory, has the snapshot's time as its mtime.
+
+Dropping a snapshot takes it out of every listing at once and makes its nodes stale; its dead list is walked in the background: each record
+goes to the next older snapshot that needs it, or is removed. A crash in between only leaves the rest for later.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections import deque
+from collections.abc import Iterator
+from operator import attrgetter
+from stat import S_IFDIR
+
+from msgspec.structs import replace
+
+from anqfs.errors import Damaged, FilesystemError, NotFound
+from anqfs.namespace.core import NAME_MAX, RECORD_ROOM, Core, check_name
+from anqfs.namespace.references import extents_of
+from anqfs.namespace.views import Views
+from anqfs.store.schema import (
+    COUNTER_SNAPSHOT,
+    Counter,
+    Dead,
+    Dirent,
+    Inode,
+    Mark,
+    Snapshot,
+    Window,
+    dirent_key,
+    inode_key,
+    live_key,
+    mark_key,
+    prefix_end,
+    snapshot_key,
+)
+
+_log = logging.getLogger(__name__)
+SNAPSHOTS_MAX = 40_000
+ON_DEMAND = b"OnDemand"
+
+
+def label(snapshot: Snapshot) -> bytes:
+    """Return a snapshot's name in `.snapshot`."""
+    return b"%d_%s" % (snapshot.id, snapshot.name)
+
+
+class Snapshots:
+    """The snapshots of a volume."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.views = Views(core)
+        self.deleting: deque[int] = deque()
+        """Snapshots whose dead list is being walked."""
+        self._changed = 0
+
+    def load(self) -> None:
+        """Read all snapshots."""
+        live: list[Snapshot] = []
+        for _, record in self._core.volume.scan(b"S", prefix_end(b"S")):
+            assert isinstance(record, Snapshot)
+            self._changed = max(self._changed, record.created)
+            if record.state:
+                self.deleting.append(record.id)
+            else:
+                live.append(record)
+        self._core.versions.load(live)
+
+    # --- coming and going
+
+    def create(self, directory: int, name: bytes | None, expires: int) -> Snapshot:
+        """Snapshot a live directory, inside an operation whose totals were flushed.
+
+        Raises ENAMETOOLONG and EINVAL for the name, ENOSPC at the limit of SNAPSHOTS_MAX.
+        """
+        core, versions = self._core, self._core.versions
+        name = ON_DEMAND if name is None else name
+        check_name(name)
+        counter: Counter | None = core.get(COUNTER_SNAPSHOT)
+        number = counter.value if counter is not None else 1
+        snapshot = Snapshot(number, name, directory, versions.epoch, core.clock(), expires)
+        if len(label(snapshot)) > NAME_MAX:
+            raise FilesystemError(errno.ENAMETOOLONG)
+        if len(versions.live) + len(self.deleting) >= SNAPSHOTS_MAX:
+            raise FilesystemError(errno.ENOSPC, f"there are {SNAPSHOTS_MAX} snapshots already")
+        core.room(RECORD_ROOM)
+        core.volume.put(COUNTER_SNAPSHOT, Counter(number + 1))
+        core.volume.put(snapshot_key(number), snapshot)
+        core.volume.put(mark_key(directory, number), Mark(snapshot.epoch))
+        versions.next_epoch()
+        core.after.append(lambda: self._added(snapshot))
+        return snapshot
+
+    def _added(self, snapshot: Snapshot) -> None:
+        self._core.versions.add(snapshot)
+        self._changed = snapshot.created
+
+    def begin_delete(self, number: int) -> None:
+        """Drop a snapshot, inside an operation. Raises NotFound."""
+        snapshot = self.get(number)
+        self._core.volume.put(snapshot_key(number), replace(snapshot, state=1))
+        self._core.after.append(lambda: self._dropped(number))
+
+    def _dropped(self, number: int) -> None:
+        self._core.versions.discard(number)
+        self.views.forget(number)
+        self.deleting.append(number)
+        self._changed = self._core.clock()
+
+    def change(self, number: int, expires: int) -> Snapshot:
+        """Set when a snapshot expires (ns since 1970, 0 = never), inside an operation. Raises NotFound."""
+        snapshot = replace(self.get(number), expires=expires)
+        self._core.volume.put(snapshot_key(number), snapshot)
+        self._core.after.append(lambda: self._replaced(snapshot))
+        return snapshot
+
+    def _replaced(self, snapshot: Snapshot) -> None:
+        self._core.versions.replace(snapshot)
+        self.views.refresh(snapshot)
+
+    def get(self, number: int) -> Snapshot:
+        """Return a live snapshot. Raises NotFound."""
+        found = self._core.versions.by_id.get(number)
+        if found is None:
+            raise NotFound(f"there is no snapshot {number}")
+        return found
+
+    def delete_step(self, budget: int) -> None:
+        """Move or remove up to `budget` records of the dead list of the first snapshot in deletion, inside an operation."""
+        number = self.deleting[0]
+        core = self._core
+        snapshot: Snapshot | None = core.get(snapshot_key(number))
+        if snapshot is None:
+            core.after.append(lambda: self.deleting.remove(number))
+            return
+        prefix = b"L" + snapshot_key(number)[1:]
+        for count, (key, record) in enumerate(core.volume.scan(prefix, prefix_end(prefix))):
+            if count >= budget:
+                return
+            assert isinstance(record, Dead)
+            core.volume.delete(key)
+            self._pass_on(record, snapshot.epoch)
+        if self.views.remove(number, budget):
+            return
+        core.volume.delete(mark_key(snapshot.root, number))
+        core.volume.delete(snapshot_key(number))
+        core.after.append(lambda: self.deleting.remove(number))
+
+    def _pass_on(self, dead: Dead, epoch: int) -> None:
+        """Give a past record to the next older snapshot that needs it, or remove it. A damaged one stays, on no list."""
+        core = self._core
+        try:
+            record = core.get(dead.key)
+            if record is None:
+                return
+            needer = core.versions.needer(dead.ino, record.birth, epoch - 1)
+        except Damaged as error:
+            _log.error("a past record of inode %d stays: %s", dead.ino, error)
+            return
+        core.volume.delete(dead.key)
+        if needer is not None:
+            core.versions.give(live_key(dead.key)[0], record, dead.ino, needer)
+        elif isinstance(record, Window) and record.pieces:
+            core.references.release(extents_of(record))
+
+    # --- `.snapshot`
+
+    def covering(self, ino: int) -> list[Snapshot]:
+        """Return the snapshots that `.snapshot` of a live directory lists, by id."""
+        versions = self._core.versions
+        if not versions.live:
+            return []
+        found: list[Snapshot] = []
+        for root, newest in self._upwards(ino):
+            for snapshot in versions.by_root.get(root, ()):
+                if snapshot.epoch >= newest or versions.visible(ino, snapshot.epoch, root):
+                    found.append(snapshot)
+        return sorted(found, key=attrgetter("id"))
+
+    def covers(self, snapshot: Snapshot, ino: int) -> bool:
+        """Tell whether `.snapshot` of a live directory lists a snapshot."""
+        for root, newest in self._upwards(ino):
+            if root == snapshot.root:
+                return snapshot.epoch >= newest or self._core.versions.visible(ino, snapshot.epoch, root)
+        return False
+
+    def find(self, ino: int, name: bytes) -> Snapshot:
+        """Return the snapshot that is called `name` in `.snapshot` of a live directory. Raises ENOENT."""
+        number = name.partition(b"_")[0]
+        snapshot = self._core.versions.by_id.get(int(number)) if number.isdigit() and len(number) < 20 else None
+        if snapshot is None or label(snapshot) != name or not self.covers(snapshot, ino):
+            raise FilesystemError(errno.ENOENT)
+        return snapshot
+
+    def directory(self, ino: int, inode: Inode) -> Inode:
+        """Return the virtual inode of a live directory's `.snapshot`."""
+        when = max(inode.btime, self._changed)
+        return Inode(inode.birth, S_IFDIR | 0o555, 0, 0, 1, 0, 0, when, when, when, inode.btime)
+
+    def _upwards(self, ino: int) -> Iterator[tuple[int, int]]:
+        """Yield a directory and its ancestors, each with the newest birth of the names between."""
+        core, newest = self._core, 0
+        while True:
+            yield ino, newest
+            inode: Inode | None = core.get(inode_key(ino))
+            if inode is None or not inode.links:
+                return
+            parent, name = inode.links[0]
+            dirent: Dirent | None = core.get(dirent_key(parent, name))
+            newest = max(newest, dirent.birth if dirent is not None else core.versions.epoch)
+            ino = parent

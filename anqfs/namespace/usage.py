@@ -1,0 +1,166 @@
+"""Recursive totals of directories. Called by every operation that adds, removes or resizes, on the trio thread.
+
+An operation notes its deltas at the directory that holds the name; they reach the records of that directory and of all its ancestors
+when `flush` runs: before a group closes, a snapshot is taken, a directory moves, and when somebody asks. A directory does not count
+itself. A file counts in each directory that names it, once for each name. `size` is that of regular files.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from stat import S_ISDIR, S_ISLNK, S_ISREG
+from typing import Any
+
+from anqfs.errors import AnqfsError, Damaged, FilesystemError
+from anqfs.namespace.versions import Versions
+from anqfs.store.schema import Inode, Usage, inode_key, usage_key
+
+_log = logging.getLogger(__name__)
+Delta = tuple[int, int, int, int, int, int]
+"""size, allocated, files, directories, symlinks, others."""
+ONE_DIRECTORY: Delta = (0, 0, 0, 1, 0, 0)
+
+
+def of_inode(inode: Inode) -> Delta:
+    """Return what one name of an inode adds to the directory that holds it (of a directory: without what is below)."""
+    mode = inode.mode
+    if S_ISREG(mode):
+        return (inode.size, inode.allocated, 1, 0, 0, 0)
+    if S_ISDIR(mode):
+        return ONE_DIRECTORY
+    return (0, 0, 0, 0, 1, 0) if S_ISLNK(mode) else (0, 0, 0, 0, 0, 1)
+
+
+def negative(delta: Delta) -> Delta:
+    """Return the delta that takes `delta` back."""
+    return (-delta[0], -delta[1], -delta[2], -delta[3], -delta[4], -delta[5])
+
+
+def _plus(one: Delta, other: Delta) -> Delta:
+    return (
+        one[0] + other[0],
+        one[1] + other[1],
+        one[2] + other[2],
+        one[3] + other[3],
+        one[4] + other[4],
+        one[5] + other[5],
+    )
+
+
+class UsageTotals:
+    """Collects deltas and adds them to the records."""
+
+    def __init__(self, versions: Versions) -> None:
+        self._versions = versions
+        self._get: Callable[[bytes], Any] = versions.get
+        self._pending: dict[int, Delta] = {}
+        self._noted: list[tuple[int, Delta]] = []
+
+    @property
+    def pending(self) -> bool:
+        """Whether `flush` has anything to do."""
+        return bool(self._pending)
+
+    def note(self, directory: int, delta: Delta) -> None:
+        """Note a delta of the running operation."""
+        self._noted.append((directory, delta))
+
+    def resized(self, inode: Inode, size: int, allocated: int) -> None:
+        """Note that a regular file changed by `size` and `allocated` bytes: at each directory that names it."""
+        if size or allocated:
+            for parent, _ in inode.links:
+                self._noted.append((parent, (size, allocated, 0, 0, 0, 0)))
+
+    def done(self) -> None:
+        """The operation finished: its deltas count."""
+        pending = self._pending
+        for directory, delta in self._noted:
+            before = pending.get(directory)
+            pending[directory] = delta if before is None else _plus(before, delta)
+        self._noted.clear()
+
+    def undone(self) -> None:
+        """The operation was undone."""
+        self._noted.clear()
+
+    def below(self, ino: int) -> Delta:
+        """Return the recorded totals of a directory; call after `flush`."""
+        record: Usage | None = self._get(usage_key(ino))
+        if record is None:
+            return (0, 0, 0, 0, 0, 0)
+        return (record.size, record.allocated, record.files, record.directories, record.symlinks, record.others)
+
+    def directory_removed(self, ino: int, inode: Inode, parent: int) -> None:
+        """Remove an empty directory's record. What was pending there still has to reach the ancestors, through `parent`."""
+        delta = self._pending.get(ino)
+        if delta is not None:
+            self.note(parent, delta)
+            self.note(ino, negative(delta))
+        record: Usage | None = self._get(usage_key(ino))
+        if record is not None:
+            self._versions.remove(usage_key(ino), record, ino, inode)
+
+    def flush(self) -> None:
+        """Add what is pending to the directories and all their ancestors. One operation of its own; damage is logged and skipped."""
+        pending, volume = self._pending, self._versions.volume
+        if not pending:
+            return
+        if not any(any(delta) for delta in pending.values()):
+            pending.clear()
+            return
+        volume.begin()
+        try:
+            for directory, delta in self._sums().items():
+                if any(delta):
+                    self._add(directory, delta)
+            self._versions.settle()
+        except BaseException:
+            volume.undo()
+            self._versions.reload()
+            raise
+        volume.finish()
+        pending.clear()
+
+    def _sums(self) -> dict[int, Delta]:
+        chains: dict[int, list[int]] = {}
+        sums: dict[int, Delta] = {}
+        for directory, delta in self._pending.items():
+            if not any(delta):
+                continue
+            for ancestor in self._chain(directory, chains):
+                before = sums.get(ancestor)
+                sums[ancestor] = delta if before is None else _plus(before, delta)
+        return sums
+
+    def _chain(self, directory: int, chains: dict[int, list[int]]) -> list[int]:
+        chain: list[int] = []
+        ino = directory
+        while True:
+            known = chains.get(ino)
+            if known is not None:
+                chain += known
+                break
+            chain.append(ino)
+            try:
+                inode: Inode | None = self._get(inode_key(ino))
+            except AnqfsError as error:
+                _log.error("usage: totals above inode %d are not updated: %s", ino, error)
+                break
+            if inode is None or not inode.links:
+                break
+            ino = inode.links[0][0]
+        chains[directory] = chain
+        return chain
+
+    def _add(self, ino: int, delta: Delta) -> None:
+        versions = self._versions
+        try:
+            inode: Inode | None = self._get(inode_key(ino))
+            if inode is None or (not inode.links and ino != 1):
+                return
+            old: Usage | None = self._get(usage_key(ino))
+            total = delta if old is None else _plus(self.below(ino), delta)
+            versions.put(usage_key(ino), old, Usage(versions.epoch, *total), ino, inode)
+        except (Damaged, FilesystemError) as error:
+            _log.error("usage: totals of inode %d are not updated: %s", ino, error)

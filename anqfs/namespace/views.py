@@ -1,0 +1,108 @@
+"""Views: numbers for a snapshot entered through a directory, so that node ids into snapshots stay the same across mounts.
+
+Called by `snapshots`. A number comes back only after 8 million others, with a new generation, and never while this mount lives.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import NamedTuple
+
+from anqfs.errors import FilesystemError
+from anqfs.namespace.core import Core
+from anqfs.namespace.nodes import VIEW_MAX
+from anqfs.store.schema import (
+    COUNTER_VIEW,
+    Counter,
+    Snapshot,
+    View,
+    ViewNumber,
+    prefix_end,
+    view_key,
+    view_number_key,
+)
+
+_TRANSIENT = 1 << 16
+_NUMBERS = VIEW_MAX - _TRANSIENT
+
+
+class Entered(NamedTuple):
+    """A view that is known: its snapshot, and the directory through which it was entered."""
+
+    snapshot: Snapshot
+    entry: int
+    generation: int
+
+
+class Views:
+    """All views. On a read-only volume new ones are numbered in memory, from the top."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._known: dict[int, Entered] = {}
+        self._transient: dict[tuple[int, int], int] = {}
+        self._freed: set[int] = set()
+
+    def find(self, view: int) -> Entered:
+        """Return a view. Raises ESTALE when there is none or its snapshot is gone."""
+        known = self._known.get(view)
+        if known is not None:
+            return known
+        record: View | None = self._core.get(view_key(view)) if view <= _NUMBERS else None
+        snapshot = self._core.versions.by_id.get(record.snapshot) if record is not None else None
+        if record is None or snapshot is None:
+            raise FilesystemError(errno.ESTALE)
+        entered = self._known[view] = Entered(snapshot, record.entry, record.generation)
+        return entered
+
+    def number(self, snapshot: int, entry: int) -> int | None:
+        """Return the number of a view if it has one."""
+        record: ViewNumber | None = self._core.get(view_number_key(snapshot, entry))
+        return record.view if record is not None else self._transient.get((snapshot, entry))
+
+    def allocate(self, snapshot: Snapshot, entry: int) -> int:
+        """Number a view, inside an operation. Raises ENOSPC when all are taken."""
+        core = self._core
+        counter: Counter | None = core.get(COUNTER_VIEW)
+        count = counter.value if counter is not None else 0
+        for each in range(count, count + _NUMBERS):
+            view = each % _NUMBERS + 1
+            if view not in self._freed and core.get(view_key(view)) is None:
+                core.volume.put(COUNTER_VIEW, Counter(each + 1))
+                core.volume.put(view_key(view), View(snapshot.id, entry, each // _NUMBERS))
+                core.volume.put(view_number_key(snapshot.id, entry), ViewNumber(view))
+                return view
+        raise FilesystemError(errno.ENOSPC, "all view numbers are taken")
+
+    def allocate_transient(self, snapshot: Snapshot, entry: int) -> int:
+        """Number a view for this mount only, because nothing can be written. Raises ENOSPC when all are taken."""
+        if len(self._transient) >= _TRANSIENT:
+            raise FilesystemError(errno.ENOSPC, "all view numbers are taken")
+        view = VIEW_MAX - len(self._transient)
+        self._transient[snapshot.id, entry] = view
+        self._known[view] = Entered(snapshot, entry, 0)
+        return view
+
+    def forget(self, snapshot: int) -> None:
+        """A snapshot's deletion began: its views are stale from now on."""
+        for view in [view for view, known in self._known.items() if known.snapshot.id == snapshot]:
+            del self._known[view]
+
+    def refresh(self, snapshot: Snapshot) -> None:
+        """A snapshot's record changed."""
+        for view, known in self._known.items():
+            if known.snapshot.id == snapshot.id:
+                self._known[view] = known._replace(snapshot=snapshot)
+
+    def remove(self, snapshot: int, limit: int) -> bool:
+        """Remove up to `limit` views of a snapshot. Returns whether there are more."""
+        core = self._core
+        prefix = view_number_key(snapshot, 0)[:9]
+        for count, (key, record) in enumerate(core.volume.scan(prefix, prefix_end(prefix))):
+            if count >= limit:
+                return True
+            assert isinstance(record, ViewNumber)
+            core.volume.delete(view_key(record.view))
+            core.volume.delete(key)
+            self._freed.add(record.view)
+        return False
