@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pyfuse3
 
-from ..namespace.namespace import Caller
+from ..namespace import Caller
 from ..namespace.nodes import SNAPSHOTS, view_of
 
 if TYPE_CHECKING:
     from ..store.schema import Inode
-    from ..store.volume import Capacity
+    from ..store.space import Capacity
 
 FOREVER = 365 * 86400.0
 """Seconds. This daemon is the only writer: the kernel may keep names and attributes until it is told otherwise."""
@@ -52,6 +52,21 @@ def entry_of(node: int, inode: Inode, name_timeout: float = 0.0) -> pyfuse3.Entr
     if inode.rdev:
         entry.st_rdev = inode.rdev
     return entry
+
+
+def unknown_entry() -> pyfuse3.EntryAttributes:
+    """Return what a listing gives along with a name whose inode is damaged: nothing that the kernel would keep."""
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = 0
+    return entry
+
+
+def show_as_snapshots_of(entry: pyfuse3.EntryAttributes, directory: Inode) -> None:
+    """Let a `.snapshot` belong to its directory's owner, and be writable for whom the directory is: the kernel decides by that who may
+    take and drop snapshots. Everybody may look."""
+    entry.st_mode |= directory.mode & 0o222
+    entry.st_uid = directory.uid
+    entry.st_gid = directory.gid
 
 
 def absent(timeout: float) -> pyfuse3.EntryAttributes:

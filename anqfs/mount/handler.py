@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
 import pyfuse3
 
@@ -70,14 +70,31 @@ def errno_of(operation: str, arguments: tuple[Any, ...], error: Exception) -> in
     return errno.EIO
 
 
-def handler(*, changes: bool = False, silent: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Awaitable[Any]]]:
+S = TypeVar("S", bound="AnqfsOperations")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _Decorator(Protocol):
+    """Makes an asynchronous handler of either kind of method."""
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[S, P], Coroutine[Any, Any, R]]
+    ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]: ...
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]: ...
+
+
+def handler(*, changes: bool = False, silent: bool = False) -> _Decorator:
     """Make a FUSE handler of a method of AnqfsOperations, synchronous or not.
 
     `changes`: it may dirty the open group, so it waits for room first and starts the group's clock afterwards.
     `silent`: FUSE has no reply to carry an errno; faults are only logged.
     """
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
         operation = function.__name__
         asynchronous = inspect.iscoroutinefunction(function)
 
@@ -105,4 +122,4 @@ def handler(*, changes: bool = False, silent: bool = False) -> Callable[[Callabl
         run.__doc__ = function.__doc__
         return run
 
-    return decorate
+    return cast(_Decorator, decorate)

@@ -26,13 +26,16 @@ from collections.abc import Awaitable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import pyfuse3
+import pyfuse3 as _pyfuse3
 import trio
 
 from ..errors import MountFailed
 from . import poll
 
 log = logging.getLogger(__name__)
+
+pyfuse3: Any = _pyfuse3
+"""Untyped: its private parts are used here."""
 
 _INIT = 26
 _REQUEST = struct.Struct("<IIQQIIII")
@@ -44,6 +47,8 @@ _REPLY = struct.Struct("<IiQ")
 _REPLY_INIT = struct.Struct("<IIIIHHIIHHI")
 """major, minor, max_readahead, flags, max_background, congestion_threshold, max_write, time_gran, max_pages, map_alignment, flags2"""
 _REPLY_LENGTH = 80
+_MINOR_LEAST = 23
+"""The version of the protocol from which on the reply has its fields at these places."""
 
 DONT_MASK = 1 << 6
 AUTO_INVAL_DATA = 1 << 12
@@ -110,7 +115,8 @@ def _plausible(request: bytes, reply: bytes) -> bool:
         return False
     length, error, unique = _REPLY.unpack_from(reply)
     major, minor = _REPLY_INIT.unpack_from(reply, 16)[:2]
-    return length == _REPLY_LENGTH and error == 0 and unique == _REQUEST.unpack_from(request)[2] and major == 7 and minor >= 23
+    expected = (_REPLY_LENGTH, 0, _REQUEST.unpack_from(request)[2], 7)
+    return (length, error, unique, major) == expected and minor >= _MINOR_LEAST
 
 
 def fuse_descriptors() -> set[int]:

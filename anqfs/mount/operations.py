@@ -17,7 +17,19 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 from ..errors import FilesystemError
-from .attributes import BRIEFLY, FOREVER, absent, caller_of, entry_of, is_live, is_snapshot_directory, statvfs_of
+from ..namespace.nodes import ino_of
+from .attributes import (
+    BRIEFLY,
+    FOREVER,
+    absent,
+    caller_of,
+    entry_of,
+    is_live,
+    is_snapshot_directory,
+    show_as_snapshots_of,
+    statvfs_of,
+    unknown_entry,
+)
 from .handler import Latency, handler
 from .handles import Handles
 
@@ -27,10 +39,12 @@ if TYPE_CHECKING:
     from pyfuse3 import EntryAttributes, FileInfo, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
     from ..namespace.namespace import Namespace
+    from ..store.schema import Inode
     from ..store.volume import Volume
     from .durability import Durability
     from .readers import Readers
 
+_DOTS = ((b".", 1), (b"..", 2))
 _ENOSYS = pyfuse3.FUSEError(errno.ENOSYS)
 
 
@@ -68,6 +82,15 @@ class AnqfsOperations(pyfuse3.Operations):
         """Return how long, in seconds, a name in `parent` may be kept. Snapshots come and go without the kernel."""
         return 0.0 if is_snapshot_directory(parent) else self._stay
 
+    def _entry(self, node: int, inode: Inode, name_timeout: float = 0.0) -> EntryAttributes:
+        entry = entry_of(node, inode, name_timeout)
+        if not is_live(node):
+            if is_snapshot_directory(node):
+                show_as_snapshots_of(entry, self.namespace.attributes(ino_of(node)))
+            else:
+                entry.generation = self.namespace.generation(node)
+        return entry
+
     # --- names
 
     @handler()
@@ -80,7 +103,9 @@ class AnqfsOperations(pyfuse3.Operations):
                 raise
             return absent(self._stay)
         self.namespace.hold(node)
-        return entry_of(node, inode, self._timeout(parent))
+        if not is_live(node):
+            self.durability.changed()  # a snapshot's first look-up through a directory is recorded
+        return self._entry(node, inode, self._timeout(parent))
 
     @handler(changes=True, silent=True)
     def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -94,7 +119,7 @@ class AnqfsOperations(pyfuse3.Operations):
         """Make a file of any kind but a directory or a link."""
         node, inode = self.namespace.mknod(parent, name, mode, rdev, caller_of(ctx))
         self.namespace.hold(node)
-        return entry_of(node, inode, self._stay)
+        return self._entry(node, inode, self._stay)
 
     @handler(changes=True)
     async def mkdir(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
@@ -103,21 +128,21 @@ class AnqfsOperations(pyfuse3.Operations):
             await self._flush_kernel()
         node, inode = self.namespace.mkdir(parent, name, mode, caller_of(ctx))
         self.namespace.hold(node)
-        return entry_of(node, inode, self._timeout(parent))
+        return self._entry(node, inode, self._timeout(parent))
 
     @handler(changes=True)
     def symlink(self, parent: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
         """Make a symbolic link."""
         node, inode = self.namespace.symlink(parent, name, target, caller_of(ctx))
         self.namespace.hold(node)
-        return entry_of(node, inode, self._stay)
+        return self._entry(node, inode, self._stay)
 
     @handler(changes=True)
     def link(self, node: int, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         """Give a file another name."""
-        self.namespace.link(node, parent, name)
+        node, inode = self.namespace.link(node, parent, name)
         self.namespace.hold(node)
-        return entry_of(node, self.namespace.attributes(node), self._stay)
+        return self._entry(node, inode, self._stay)
 
     @handler(changes=True)
     def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
@@ -126,7 +151,9 @@ class AnqfsOperations(pyfuse3.Operations):
 
     @handler(changes=True)
     def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
-        """Remove an empty directory, or in `.snapshot` delete a snapshot."""
+        """Remove an empty directory, or in `.snapshot` delete a snapshot: root and the directory's owner may."""
+        if is_snapshot_directory(parent) and ctx.uid not in (0, self.namespace.attributes(ino_of(parent)).uid):
+            raise FilesystemError(errno.EPERM)
         self.namespace.rmdir(parent, name)
 
     @handler(changes=True)
@@ -144,7 +171,7 @@ class AnqfsOperations(pyfuse3.Operations):
     @handler()
     def getattr(self, node: int, ctx: RequestContext) -> EntryAttributes:
         """Return attributes."""
-        return entry_of(node, self.namespace.attributes(node))
+        return self._entry(node, self.namespace.attributes(node))
 
     @handler(changes=True)
     def setattr(self, node: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext) -> EntryAttributes:
@@ -160,7 +187,7 @@ class AnqfsOperations(pyfuse3.Operations):
             ctime=attr.st_ctime_ns if fields.update_ctime else None,
             caller=caller_of(ctx),
         )
-        return entry_of(node, inode)
+        return self._entry(node, inode)
 
     @handler()
     def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -182,7 +209,7 @@ class AnqfsOperations(pyfuse3.Operations):
             if flags & os.O_TRUNC:
                 inode = namespace.set_attributes(node, size=0, caller=caller_of(ctx))
         namespace.hold(node)
-        return pyfuse3.FileInfo(fh=self.handles.open(node, flags, ctx.uid)), entry_of(node, inode, self._stay)
+        return pyfuse3.FileInfo(fh=self.handles.open(node, flags, ctx.uid)), self._entry(node, inode, self._stay)
 
     @handler(changes=True)
     def open(self, node: int, flags: int, ctx: RequestContext) -> FileInfo:
@@ -240,13 +267,24 @@ class AnqfsOperations(pyfuse3.Operations):
 
     @handler()
     def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
-        """List from a cookie, each entry with its attributes. A look-up is counted for each entry that went into the reply."""
-        hold = self.namespace.hold
-        timeout = self._timeout(fh)
-        for name, node, inode, cookie in self.namespace.readdir(fh, start_id):
-            if not pyfuse3.readdir_reply(token, name, entry_of(node, inode, timeout), cookie):
+        """List from a cookie, each entry with its attributes. A look-up is counted for each entry that went into the reply.
+
+        Cookies 1 and 2 are those after "." and "..", for which the kernel counts no look-up; the others are the namespace's.
+        """
+        namespace = self.namespace
+        reply = pyfuse3.readdir_reply
+        for name, cookie in _DOTS[start_id:] if start_id < len(_DOTS) else ():
+            node = fh if name == b"." else namespace.parent(fh)
+            if not reply(token, name, self._entry(node, namespace.attributes(node)), cookie):
                 return
-            hold(node)
+        hold = namespace.hold
+        timeout = self._timeout(fh)
+        for name, node, inode, cookie in namespace.readdir(fh, start_id):
+            entry = self._entry(node, inode, timeout) if inode is not None else unknown_entry()
+            if not reply(token, name, entry, cookie):
+                return
+            if inode is not None:
+                hold(node)
 
     @handler()
     def releasedir(self, fh: int) -> None:

@@ -21,7 +21,7 @@ Called by `session`, on the trio thread. `hurry` may be called on any thread.
 from __future__ import annotations
 
 import select
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Iterator
 from time import perf_counter_ns
 from types import TracebackType
 from typing import Any
@@ -34,15 +34,17 @@ SPIN_NS = 40_000
 CREDIT_MAX = 16
 YIELD_EVERY = 32
 """Requests served in a row before trio's scheduler runs once."""
+_HURRY_PASSES = 3
+"""Passes of the scheduler that bring an answer from another thread to the task that waits for it."""
 
 
 class _Done:
     """An awaitable that is ready at once and allocates nothing."""
 
-    def __await__(self) -> Generator[None, None, None]:
+    def __await__(self) -> Iterator[None]:  # type: ignore[misc]
         return self
 
-    def __iter__(self) -> Generator[None, None, None]:
+    def __iter__(self) -> Iterator[None]:
         return self
 
     def __next__(self) -> None:
@@ -92,9 +94,10 @@ class AdaptivePoll:
             return
         self._turn += 1
         if self._hurry or self._turn >= YIELD_EVERY:
-            self._hurry = False
+            for _ in range(_HURRY_PASSES if self._hurry else 1):
+                self._hurry = False
+                await trio.lowlevel.checkpoint()
             self._turn = 0
-            await trio.lowlevel.checkpoint()
         if self._poller.poll(0) or (self._credit > 0 and self._spin()):
             return
         await self._wait()
@@ -170,10 +173,10 @@ def install(descriptor: int, *, spin_ns: int = SPIN_NS) -> AdaptivePoll:
     """Let pyfuse3 wait for `descriptor` through an AdaptivePoll, which is returned. Undo with `uninstall`."""
     check_pyfuse3()
     poll = AdaptivePoll(descriptor, spin_ns=spin_ns)
-    pyfuse3.trio = overlay(poll.wait_readable)
+    pyfuse3.trio = overlay(poll.wait_readable)  # type: ignore[attr-defined]
     return poll
 
 
 def uninstall() -> None:
     """Give pyfuse3 trio back."""
-    pyfuse3.trio = trio
+    pyfuse3.trio = trio  # type: ignore[attr-defined]

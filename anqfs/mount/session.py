@@ -106,7 +106,7 @@ class Session:
         """
         assert self.invalidation is not None
         if nodes is None and entries is None:
-            nodes = list(self.namespace.held())
+            nodes = list(self.namespace.core.held)
             entries = [(1, name) for name, *_ in self.namespace.readdir(1, 0)]
         await trio.to_thread.run_sync(self.invalidation, list(nodes or ()), list(entries or ()))
 

@@ -38,7 +38,9 @@ def _compare(function: Callable[[Trace], None], uid: int, ext4: Path, mount: Mou
         finally:
             shutil.rmtree(root, ignore_errors=False)
     wanted, got = results
-    assert got == wanted
+    different = [f"ext4 {on_ext4}\nhere {here}" for on_ext4, here in zip(wanted, got, strict=False) if on_ext4 != here]
+    assert not different, "\n" + "\n".join(different)
+    assert len(got) == len(wanted)
 
 
 @pytest.mark.parametrize(("name", "uid"), [(name, uid) for name, (_, uids) in CASES.items() for uid in uids])

@@ -13,7 +13,17 @@ from mounted import Mount, until
 from anqfs.errors import MountFailed
 from anqfs.mount import mountpoint as place
 
-HOSTILE = [b"a space", b"new\nline", b"tab\there", b"back\\slash", b"quote'\"", b"hash#", b"\xff\xfe not UTF-8", "ümlaut".encode(), b"\\040"]
+HOSTILE = [
+    b"a space",
+    b"new\nline",
+    b"tab\there",
+    b"back\\slash",
+    b"quote'\"",
+    b"hash#",
+    b"\xff\xfe not UTF-8",
+    "ümlaut".encode(),
+    b"\\040",
+]
 
 
 def test_mountinfo_is_parsed_with_its_escapes() -> None:

@@ -1,0 +1,140 @@
+"""What differs from ext4, each as docs/semantics.md says it, and the limits that are ANQ's."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mounted import Mount, libc
+
+AT_FDCWD = -100
+FS_IOC_GETFLAGS = 0x80086601
+STATX_BTIME = 0x800
+
+
+def refusal(call: Callable[..., Any], *arguments: Any) -> str:
+    with pytest.raises(OSError) as caught:
+        call(*arguments)
+    return errno.errorcode[caught.value.errno or 0]
+
+
+@pytest.fixture
+def place(shared_mount: Mount, request: pytest.FixtureRequest) -> Path:
+    path = shared_mount.point / request.node.name
+    path.mkdir()
+    return path
+
+
+def test_fallocate_is_not_supported_and_posix_fallocate_writes_zeros(place: Path) -> None:
+    with open(place / "f", "w+b") as stream:
+        assert refusal(libc, "fallocate", stream.fileno(), 0, ctypes.c_long(0), ctypes.c_long(4096)) == "EOPNOTSUPP"
+        os.posix_fallocate(stream.fileno(), 0, 10_000)
+        assert os.fstat(stream.fileno()).st_size == 10_000
+        assert stream.read() == bytes(10_000)
+
+
+def test_the_whole_file_is_data_for_seek_hole(place: Path) -> None:
+    with open(place / "f", "w+b") as stream:
+        os.pwrite(stream.fileno(), b"x", 10 << 20)
+        assert os.lseek(stream.fileno(), 0, os.SEEK_DATA) == 0
+        assert os.lseek(stream.fileno(), 0, os.SEEK_HOLE) == (10 << 20) + 1
+
+
+def test_there_is_no_o_tmpfile(place: Path) -> None:
+    assert refusal(os.open, place, os.O_TMPFILE | os.O_RDWR) == "EOPNOTSUPP"
+
+
+def test_rename_leaves_no_whiteout(place: Path) -> None:
+    (place / "a").touch()
+    assert refusal(libc, "renameat2", AT_FDCWD, bytes(place / "a"), AT_FDCWD, bytes(place / "b"), 4) == "EINVAL"
+    assert os.listdir(place) == ["a"]
+
+
+def test_statx_gives_no_birth_time(place: Path) -> None:
+    buffer = ctypes.create_string_buffer(256)
+    libc("statx", AT_FDCWD, bytes(place), 0, 0xFFF, buffer)
+    assert not int.from_bytes(buffer.raw[:4], "little") & STATX_BTIME
+
+
+def test_there_are_no_inode_flags(place: Path) -> None:
+    with open(place / "f", "wb") as stream:
+        assert refusal(fcntl.ioctl, stream.fileno(), FS_IOC_GETFLAGS, bytes(8)) == "ENOTTY"
+
+
+def test_direct_io_need_not_be_aligned(place: Path) -> None:
+    descriptor = os.open(place / "f", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+    try:
+        buffer = mmap.mmap(-1, 4096)
+        buffer[:5] = b"12345"
+        assert os.pwritev(descriptor, [memoryview(buffer)[1:5]], 3) == 4
+        assert os.pread(descriptor, 100, 0) == b"\0\0\0" + b"2345"
+    finally:
+        os.close(descriptor)
+
+
+def test_reading_leaves_atime_alone(place: Path) -> None:
+    (place / "f").write_bytes(b"x")
+    os.utime(place / "f", ns=(1, 2 * 10**18))
+    assert (place / "f").read_bytes() == b"x"
+    assert (place / "f").stat().st_atime_ns == 1
+
+
+def test_a_file_is_sparse_up_to_eight_exbibytes(place: Path) -> None:
+    most = (1 << 63) - 1
+    with open(place / "f", "w+b") as stream:
+        number = stream.fileno()
+        for offset in (1 << 40, 1 << 50, most - (1 << 20)):
+            os.pwrite(number, b"here", offset)
+        os.fsync(number)
+        assert os.fstat(number).st_size == most - (1 << 20) + 4
+        assert os.pread(number, 6, (1 << 50) - 1) == b"\0here\0"
+        assert os.pread(number, 100, 1 << 45) == bytes(100)
+        os.ftruncate(number, most)
+        assert os.fstat(number).st_size == most
+        with pytest.raises(OSError) as caught:
+            os.pwrite(number, b"xx", most - 1)
+            os.pwrite(number, b"xx", most)
+        assert caught.value.errno in (errno.EFBIG, errno.EINVAL)
+    assert (place / "f").stat().st_blocks * 512 < 1 << 20
+    os.truncate(place / "f", 0)
+    assert (place / "f").stat().st_blocks == 0
+
+
+def test_st_blocks_is_honest_after_closing(place: Path) -> None:
+    (place / "f").write_bytes(b"x" * 3_000_000)
+    assert 3_000_000 <= (place / "f").stat().st_blocks * 512 < 3_200_000
+    os.truncate(place / "f", 1_000_000)
+    assert 1_000_000 <= (place / "f").stat().st_blocks * 512 < 1_200_000
+
+
+def test_a_file_has_at_most_1024_names(place: Path) -> None:
+    (place / "f").touch()
+    for number in range(1023):
+        os.link(place / "f", place / f"l{number}")
+    assert refusal(os.link, place / "f", place / "one too many") == "EMLINK"
+    assert (place / "f").stat().st_nlink == 1024
+
+
+def test_an_attribute_holds_64_kib(place: Path) -> None:
+    (place / "f").touch()
+    for name in ("user.a", "user.b", "user.c"):
+        os.setxattr(place / "f", name, name.encode() * 10922)
+    assert os.getxattr(place / "f", "user.b") == b"user.b" * 10922
+    os.setxattr(place / "f", "user.full", b"x" * 65536)
+    assert len(os.getxattr(place / "f", "user.full")) == 65536
+    assert refusal(os.setxattr, place / "f", "user.more", b"x" * 65537) == "E2BIG"
+
+
+def test_the_snapshot_directory_cannot_be_made_renamed_or_removed_by_name(place: Path) -> None:
+    assert ".snapshot" not in os.listdir(place)
+    assert refusal(os.mkdir, place / ".snapshot") == "EEXIST"
+    assert refusal(os.rmdir, place / ".snapshot") == "EBUSY"
+    (place / "f").touch()
+    assert refusal(os.rename, place / "f", place / ".snapshot") in ("EBUSY", "EEXIST", "EISDIR")
