@@ -25,6 +25,7 @@ import leftovers
 COMMAND = str(Path(sys.executable).with_name("anqfs"))
 PATIENCE = 300
 """Seconds that one anqfs command may take."""
+LOG_LINES = 20
 
 
 class DemoFailed(Exception):
@@ -42,6 +43,7 @@ class DemoVolume:
         self.mountpoint = self.directory / "volume"
         self.key_file = self.directory / "volume.key"
         self.passphrase_file = self.directory / "second.passphrase"
+        self._log: Path | None = None
 
     def __enter__(self) -> DemoVolume:
         """Make keys and mount point."""
@@ -53,6 +55,8 @@ class DemoVolume:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Unmount and remove, or say where things were left. A second Ctrl-C does not stop this."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if isinstance(error, Exception):
+            self._show_log()
         self._clean_up()
         if self._keep:
             self._console.print(
@@ -60,6 +64,8 @@ class DemoVolume:
             )
         else:
             shutil.rmtree(self.directory)
+            if self._log is not None:
+                self._log.unlink(missing_ok=True)
 
     def run(self, *arguments: str | Path, fails_with: int = 0) -> str:
         """Run an anqfs command, shown to the person who watches; return its output.
@@ -89,6 +95,7 @@ class DemoVolume:
         self.run("mount", self.store, self.mountpoint, *(secret or ("--key-file", self.key_file)))
         if not os.path.ismount(self.mountpoint):
             raise DemoFailed(f"{self.mountpoint} is not mounted after anqfs mount")
+        self._log = Path(self.ask("status", self.mountpoint)["log"])
 
     def unmount(self) -> None:
         """Unmount; everything is durable afterwards."""
@@ -99,6 +106,12 @@ class DemoVolume:
     def _write_secret(self, path: Path, secret: bytes) -> None:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(secret)
+
+    def _show_log(self) -> None:
+        """Show the end of the daemon's log, which says why something failed."""
+        if self._log is not None and self._log.exists():
+            for line in self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]:
+                self._console.print(f"  log: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def _clean_up(self) -> None:
         """Unmount, the polite way first, and wait for daemons to go: one that was just starting when interrupted may mount even now.

@@ -133,7 +133,7 @@ def _tell(report: Report | None, entries: list[Entry]) -> None:
 def progress_bar(console: Console, title: str, total: int | None) -> Iterator[Report]:
     """Show progress while files are stored: bytes, speed."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(title, total=total)
         yield lambda done: progress.advance(bar, done)
 

@@ -33,10 +33,13 @@ class Job:
 
 
 JOBS = (
-    Job("model", "tests.model.run", "random operations, on a namespace and on a model of it"),
+    Job("model", "tools.soak_model", "random operations, on a namespace and on a model of it"),
     Job("kill", "tests.crash.kill", "the daemon is killed under writers"),
     Job("power cut", "tests.crash.powercut", "the disk loses what was not flushed"),
-    Job("commit points", "tests.crash.commit_points", "the store as it is between any two system calls of a commit"),
+    Job("commit points", "tests.crash.commit_points", "the daemon stops at each step of a commit"),
+    Job("disk faults", "tests.crash.faults", "a full or failing disk"),
+    Job("tampering", "tests.crash.tamper", "the store is altered behind the program's back"),
+    Job("hostile use", "tests.crash.limits", "many open files, huge directories, deep paths"),
 )
 
 

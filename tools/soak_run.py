@@ -32,7 +32,7 @@ LONGEST = 300
 SHORTEST = 5
 GRACE = 240
 """Seconds that a job may overrun: the last round and its checks are finished, not cut."""
-SHOWN_LINES = 25
+SHOWN_LINES = 60
 
 
 @dataclass
