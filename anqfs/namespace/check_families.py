@@ -1,0 +1,453 @@
+"""Everything that belongs to one inode, judged together: `check` sweeps all kinds of records side by side, one inode after the other.
+
+Each record is read once; what one inode needs to know of another is looked up. Memory is bounded by one inode's past versions, and by
+the uses of extents that `check_extents` collects. Called by `check` only.
+"""
+
+from __future__ import annotations
+
+import stat
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+
+from anqfs.namespace.check_source import Absent, Source, Version, birth_of, is_directory, name_inode
+from anqfs.namespace.usage import of_inode
+from anqfs.store.schema import (
+    EPOCH_MAX,
+    INO_MAX,
+    ROOT_INO,
+    WINDOW,
+    Dirent,
+    Inode,
+    Orphan,
+    Record,
+    Snapshot,
+    Usage,
+    Window,
+    Xattr,
+    dirent_key,
+    inode_key,
+    live_key,
+    orphan_key,
+    usage_key,
+)
+
+EPOCHS_MAX = 1000
+"""Snapshots looked at for one dirent whose inode has gaps."""
+Complain = Callable[[bytes, str], None]
+UseExtents = Callable[[int, int, int, Window], None]
+"""Called with (ino, window, last, record) for each window version."""
+History = tuple[bytes, list[Version]]
+
+
+class Stream:
+    """One letter's records in key order, with a look at the next one."""
+
+    def __init__(self, source: Source, letter: bytes, seen: Callable[[], None]) -> None:
+        self._records = source.letter(letter)
+        self._seen = seen
+        self.head: tuple[bytes, Record | None] | None = next(self._records, None)
+
+    @property
+    def ino(self) -> int:
+        """The inode of the next record; above any real one at the end."""
+        return INO_MAX + 1 if self.head is None else int.from_bytes(self.head[0][1:9], "big")
+
+    def take(self, prefix: bytes) -> Iterator[tuple[bytes, Record | None]]:
+        """Yield and consume the records whose keys begin with `prefix`."""
+        while self.head is not None and self.head[0].startswith(prefix):
+            yield self.pop()
+
+    def pop(self) -> tuple[bytes, Record | None]:
+        """Consume and return the next record."""
+        assert self.head is not None
+        head, self.head = self.head, next(self._records, None)
+        self._seen()
+        return head
+
+
+class Families:
+    """The sweep over all inodes.
+
+    `complain(path, what)` hears of each fault, `uses` of each window version, `past(key)` of each past record (for the dead lists) and
+    `seen()` is called once for each record.
+    """
+
+    def __init__(
+        self, source: Source, complain: Complain, uses: UseExtents, past: Callable[[bytes, int], None], seen: Callable[[], None]
+    ) -> None:
+        self.source = source
+        self.complain = complain
+        self.uses = uses
+        self.past = past
+        self.streams = {letter: Stream(source, letter.encode(), seen) for letter in "IiDdWwXxUu"}
+        self.files = self.directories = 0
+        self.highest_ino = self.highest_epoch = 0
+        self.ino = 0
+        self.live: Inode | Absent = Absent.MISSING
+        self.versions: list[Version] = []
+
+    def run(self) -> None:
+        """Judge every inode that any record speaks of."""
+        while (ino := min(stream.ino for stream in self.streams.values())) <= INO_MAX:
+            self.ino = ino
+            self.highest_ino = max(self.highest_ino, ino)
+            self.judge()
+            for stream in self.streams.values():
+                while stream.ino == ino:
+                    stream.pop()
+
+    def judge(self) -> None:
+        """Judge one inode with all that belongs to it."""
+        self.versions = self.take_versions("I", "i")
+        self.live = self.source.inode(self.ino)
+        self.judge_inode()
+        inode = self.live if isinstance(self.live, Inode) else None
+        entries, subdirectories, usage = self.judge_names()
+        allocated = self.judge_windows()
+        has_xattrs = self.judge_xattrs()
+        totals = self.judge_usage_versions()
+        if inode is None:
+            return
+        if is_directory(inode.mode):
+            self.directories += 1
+            self.judge_directory(inode, entries, subdirectories, usage, totals)
+        else:
+            self.files += 1
+            self.judge_file(inode, entries, allocated)
+        if has_xattrs is not None and has_xattrs != bool(inode.flags):
+            self.fault("its flags and its extended attributes differ")
+
+    # ---------------------------------------------------------------- reading
+
+    def take_versions(self, live: str, past: str) -> list[Version]:
+        """Consume the versions of this inode's record of one kind that has a single record."""
+        prefix = self.ino.to_bytes(8, "big")
+        histories = list(self.histories(live, past, prefix))
+        return histories[0][1] if histories else []
+
+    def histories(self, live: str, past: str, prefix: bytes) -> Iterator[History]:
+        """Consume the records of one kind that belong to this inode; yield (live key, versions oldest first) of each."""
+        now, then = self.streams[live], self.streams[past]
+        live_prefix, past_prefix = live.encode() + prefix, past.encode() + prefix
+        while True:
+            key_now = now.head[0] if now.head is not None and now.head[0].startswith(live_prefix) else None
+            key_then = live_key(then.head[0])[0] if then.head is not None and then.head[0].startswith(past_prefix) else None
+            keys = [key for key in (key_now, key_then) if key is not None]
+            if not keys:
+                return
+            key = min(keys)
+            versions: list[Version] = []
+            if key == key_then:
+                for past_of_key, record in then.take(past.encode() + key[1:]):
+                    last = live_key(past_of_key)[1]
+                    versions.append((last if record is None else birth_of(record), last, record))
+                    self.past(past_of_key, self.ino)
+            if key == key_now:
+                record = now.pop()[1]
+                versions.append((0 if record is None else birth_of(record), EPOCH_MAX, record))
+            self.judge_history(key, versions)
+            yield key, versions
+
+    def judge_history(self, key: bytes, versions: list[Version]) -> None:
+        """Judge the epochs of one record's versions: sorted, apart, each past one needed by the snapshot that it ends with."""
+        before = -1
+        for birth, last, record in versions:
+            if record is None:
+                before = max(before, -1 if last == EPOCH_MAX else last)
+                continue
+            self.highest_epoch = max(self.highest_epoch, birth)
+            letter = chr(key[0])
+            if birth > last:
+                self.fault(f"a past {letter} record begins after it ends (epochs {birth} to {last})", last)
+            elif birth <= before:
+                self.fault(f"two versions of one {letter} record are valid in epoch {birth}", last)
+            if last != EPOCH_MAX:
+                self.judge_needed(letter, last)
+            before = last
+
+    def judge_needed(self, letter: str, last: int) -> None:
+        if not self.source.snapshots_known:
+            return
+        snapshots = self.source.at_epoch(last)
+        if not snapshots:
+            self.fault(f"a past {letter} record is kept for epoch {last}, of which there is no snapshot", last)
+        elif not any(snapshot.state or self.source.shows(snapshot, self.ino) for snapshot in snapshots):
+            self.fault(f"a past {letter} record is kept for snapshot {snapshots[0].id}, which does not show it", last)
+
+    def fault(self, what: str, last: int | None = None) -> None:
+        """Report a fault of this inode (of its past version that ends with epoch `last`)."""
+        self.complain(self.source.describe(self.ino, None if last == EPOCH_MAX else last), what)
+
+    # ----------------------------------------------------------------- inodes
+
+    def judge_inode(self) -> None:
+        inode = self.live
+        if self.ino == ROOT_INO and inode is Absent.MISSING:
+            self.complain(b"/", "the root inode is missing")
+        if not isinstance(inode, Inode):
+            return
+        if stat.S_IFMT(inode.mode) not in (
+            stat.S_IFREG,
+            stat.S_IFDIR,
+            stat.S_IFLNK,
+            stat.S_IFIFO,
+            stat.S_IFSOCK,
+            stat.S_IFCHR,
+            stat.S_IFBLK,
+        ):
+            self.fault(f"its mode {inode.mode:o} has no known type")
+        if stat.S_ISLNK(inode.mode) and inode.size != len(inode.target):
+            self.fault("its size is not the length of its target")
+        if len(set(inode.links)) != len(inode.links):
+            self.fault("it lists one of its names twice")
+        if not is_directory(inode.mode) and inode.nlink != len(inode.links):
+            self.fault(f"its link count is {inode.nlink}, but it has {len(inode.links)} names")
+        if is_directory(inode.mode) and self.ino != ROOT_INO and len(inode.links) > 1:
+            self.fault("a directory has more than one name")
+        self.judge_links(inode)
+
+    def judge_links(self, inode: Inode) -> None:
+        if self.ino == ROOT_INO:
+            if inode.links:
+                self.complain(b"/", "the root directory has a name")
+            return
+        if not inode.links and self.source.get(orphan_key(self.ino), Orphan) is Absent.MISSING:
+            self.fault("it has no name and is not listed as an orphan")
+        for parent, name_hash in inode.links:
+            dirent = self.source.get(dirent_key(parent, name_hash), Dirent)
+            if dirent is Absent.MISSING or (isinstance(dirent, Dirent) and dirent.ino != self.ino):
+                self.fault(f"it lists a name in {_text(self.source.describe(parent))} that is not there or is another's")
+        if is_directory(inode.mode) and inode.links and self.source.live_path(self.ino) is None and not self.source.damaged:
+            self.complain(name_inode(self.ino), "the directory cannot be reached from the root")
+
+    # ------------------------------------------------------------------ names
+
+    def judge_names(self) -> tuple[int | None, int | None, Usage | None]:
+        """Judge the names in this directory; return (entries, subdirectories, totals), None for what damage hides."""
+        tally = Tally(self.versions)
+        entries: int | None = 0
+        subdirectories: int | None = 0
+        usage: Usage | None = Usage(0)
+        for key, versions in self.histories("D", "d", self.ino.to_bytes(8, "big")):
+            for birth, last, record in versions:
+                if not isinstance(record, Dirent):
+                    tally.hide()
+                    if last == EPOCH_MAX:
+                        entries = subdirectories = usage = None
+                    continue
+                tally.add(birth, last, 1)
+                if last != EPOCH_MAX:
+                    self.judge_past_name(key, birth, last, record)
+                    continue
+                entries = None if entries is None else entries + 1
+                child = self.judge_name(key, birth, record)
+                if subdirectories is not None:
+                    subdirectories += is_directory(record.kind)
+                usage = self.add_usage(usage, record, child)
+        self.judge_sizes(tally)
+        return entries, subdirectories, usage
+
+    def judge_name(self, key: bytes, birth: int, dirent: Dirent) -> Inode | Absent:
+        """Judge one live name and return its inode."""
+        child = self.source.inode(dirent.ino)
+        path = self.source.describe(self.ino).rstrip(b"/") + b"/" + dirent.name
+        self.judge_hash(path, key, dirent)
+        if child is Absent.MISSING:
+            self.complain(path, f"names inode {dirent.ino}, which does not exist")
+        if isinstance(child, Inode):
+            if stat.S_IFMT(child.mode) != dirent.kind:
+                self.complain(path, "is listed with another type than its inode has")
+            if (self.ino, key[9:25]) not in child.links:
+                self.complain(path, f"names inode {dirent.ino}, which does not list this name")
+            if child.birth > birth:
+                self.judge_gaps(path, dirent.ino, birth, EPOCH_MAX)
+        return child
+
+    def judge_past_name(self, key: bytes, birth: int, last: int, dirent: Dirent) -> None:
+        shown = [s for s in self.source.at_epoch(last) if not s.state and self.source.shows(s, self.ino)]
+        if not shown:
+            return
+        path = self.source.describe(self.ino, last).rstrip(b"/") + b"/" + dirent.name
+        self.judge_hash(path, key, dirent)
+        child = self.source.at(inode_key(dirent.ino), last, Inode)
+        if isinstance(child, Inode):
+            if stat.S_IFMT(child.mode) != dirent.kind:
+                self.complain(path, "is listed with another type than its inode has")
+            if (self.ino, key[9:25]) not in child.links:
+                self.complain(path, f"names inode {dirent.ino}, which does not list this name")
+        self.judge_gaps(path, dirent.ino, birth, last)
+
+    def judge_hash(self, path: bytes, key: bytes, dirent: Dirent) -> None:
+        if self.source.volume.name_hash(dirent.name) != key[9:25]:
+            self.complain(path, "is kept under another name's hash")
+
+    def judge_gaps(self, path: bytes, child: int, low: int, high: int) -> None:
+        """Report snapshots that show a name (valid low..high) whose inode has no version for them."""
+        if not self.source.epochs_between(low, high):
+            return
+        versions = self.source.versions(inode_key(child))
+        if any(record is None for _, _, record in versions):
+            return
+        start = low
+        for birth, last, _ in [*versions, (EPOCH_MAX, EPOCH_MAX, None)]:
+            missing = self.source.epochs_between(start, min(birth - 1, high)) if start < birth else []
+            for snapshot in missing[:EPOCHS_MAX]:
+                if not snapshot.state and self.source.shows(snapshot, self.ino):
+                    self.complain(path, f"its inode {child} is missing from snapshot {snapshot.id}")
+                    return
+            start = max(start, last + 1)
+
+    # -------------------------------------------------------------- file data
+
+    def judge_windows(self) -> int | None:
+        """Judge this file's map; return the bytes that its live windows hold, None for what damage hides."""
+        tally = Tally(self.versions)
+        allocated: int | None = 0
+        for key, versions in self.histories("W", "w", self.ino.to_bytes(8, "big")):
+            number = int.from_bytes(key[9:17], "big")
+            for birth, last, record in versions:
+                if not isinstance(record, Window):
+                    tally.hide()
+                    allocated = None if last == EPOCH_MAX else allocated
+                    continue
+                held = self.judge_window(number, last, record)
+                self.uses(self.ino, number, last, record)
+                tally.add(birth, last, held)
+                if last == EPOCH_MAX and allocated is not None:
+                    allocated += held
+        self.judge_allocated(tally)
+        return allocated
+
+    def judge_window(self, number: int, last: int, window: Window) -> int:
+        """Judge one window's pieces and return the bytes that it holds."""
+        where = f"window {number}"
+        if window.inline and window.pieces:
+            self.fault(f"{where} has both pieces and data of its own", last)
+        if not window.inline and not window.pieces:
+            self.fault(f"{where} is empty", last)
+        end = 0
+        for offset, length, _extent, start, _key in window.pieces:
+            if length <= 0 or offset < end or offset + length > WINDOW or start < 0 or start + length > WINDOW:
+                self.fault(f"{where} has pieces that overlap, are out of order or out of bounds", last)
+                break
+            end = offset + length
+        end = max(end, len(window.inline))
+        inode = self.live if last == EPOCH_MAX else None
+        if isinstance(inode, Inode) and inode.links and number * WINDOW + end > inode.size:
+            self.fault(f"{where} holds data beyond the end of the file", last)
+        return len(window.inline) + sum(piece[1] for piece in window.pieces)
+
+    def judge_file(self, inode: Inode, entries: int | None, allocated: int | None) -> None:
+        if entries:
+            self.fault(f"it is no directory but has {entries} names in it")
+        if allocated and not stat.S_ISREG(inode.mode):
+            self.fault("it is no regular file but has data")
+        elif allocated is not None and inode.links and allocated != inode.allocated:
+            self.fault(f"it says that it holds {inode.allocated} bytes, but its map holds {allocated}")
+
+    # ------------------------------------------------------- attributes, usage
+
+    def judge_xattrs(self) -> bool | None:
+        """Judge the extended attributes; tell whether there are live ones, None when damage hides it."""
+        found: bool | None = False
+        for key, versions in self.histories("X", "x", self.ino.to_bytes(8, "big")):
+            for _, last, record in versions:
+                if isinstance(record, Xattr) and self.source.volume.name_hash(record.name) != key[9:25]:
+                    self.fault("an extended attribute is kept under another name's hash", last)
+                if last == EPOCH_MAX:
+                    found = None if record is None else (found if found is None else True)
+        if found and self.live is Absent.MISSING:
+            self.complain(name_inode(self.ino), "extended attributes belong to no inode")
+        return found
+
+    def judge_usage_versions(self) -> Usage | None:
+        live: Usage | None = None
+        for _, versions in self.histories("U", "u", self.ino.to_bytes(8, "big")):
+            live = next((record for _, last, record in versions if last == EPOCH_MAX and isinstance(record, Usage)), None)
+        return live
+
+    def add_usage(self, usage: Usage | None, dirent: Dirent, child: Inode | Absent) -> Usage | None:
+        """Return `usage` with one child added; None when damage hides what it holds."""
+        if usage is None or not isinstance(child, Inode):
+            return None
+        if is_directory(child.mode):
+            below = self.source.get(usage_key(dirent.ino), Usage)
+            if below is Absent.DAMAGED:
+                return None
+            below = below if isinstance(below, Usage) else Usage(0)
+            return Usage(0, *map(sum, zip(totals(usage), totals(below), of_inode(child), strict=True)))
+        return Usage(0, *map(sum, zip(totals(usage), of_inode(child), strict=True)))
+
+    def judge_directory(
+        self, inode: Inode, entries: int | None, subdirectories: int | None, found: Usage | None, stored: Usage | None
+    ) -> None:
+        if entries is not None and entries != inode.size:
+            self.fault(f"it says that it has {inode.size} entries, but has {entries}")
+        if subdirectories is not None and inode.links + ((0, b""),) * (self.ino == ROOT_INO) and inode.nlink != 2 + subdirectories:
+            self.fault(f"its link count is {inode.nlink}, but it has {subdirectories} subdirectories")
+        if found is None or usage_key(self.ino) in self.source.damaged:
+            return
+        if totals(found) != totals(stored or Usage(0)):
+            self.fault(f"its totals are {totals(stored or Usage(0))}, but what is below adds up to {totals(found)}")
+
+    # ---------------------------------------------------- as of past epochs
+
+    def judge_sizes(self, tally: Tally) -> None:
+        for _, last, inode in self.past_inodes():
+            found = tally.at(last)
+            if is_directory(inode.mode) and found is not None and found != inode.size:
+                self.fault(f"it says that it has {inode.size} entries, but {found} are kept", last)
+
+    def judge_allocated(self, tally: Tally) -> None:
+        for _, last, inode in self.past_inodes():
+            found = tally.at(last)
+            if stat.S_ISREG(inode.mode) and found is not None and found != inode.allocated:
+                self.fault(f"it says that it holds {inode.allocated} bytes, but {found} are kept", last)
+
+    def past_inodes(self) -> Iterator[tuple[Snapshot, int, Inode]]:
+        """Yield (snapshot, epoch, inode) of each past version that a live snapshot shows."""
+        for _, last, record in self.versions:
+            if last == EPOCH_MAX or not isinstance(record, Inode):
+                continue
+            for snapshot in self.source.at_epoch(last):
+                if not snapshot.state and self.source.shows(snapshot, self.ino):
+                    yield snapshot, last, record
+
+
+class Tally:
+    """Sums over records by epoch: what was valid at the end of each past version of one inode."""
+
+    def __init__(self, versions: list[Version]) -> None:
+        self._epochs = sorted(last for _, last, _ in versions if last != EPOCH_MAX)
+        self._steps = [0] * (len(self._epochs) + 1)
+        self._sums: list[int] = []
+        self._hidden = False
+
+    def add(self, birth: int, last: int, amount: int) -> None:
+        """Count `amount` in the epochs birth..last."""
+        if self._epochs:
+            self._steps[bisect_left(self._epochs, birth)] += amount
+            self._steps[bisect_right(self._epochs, last)] -= amount
+
+    def hide(self) -> None:
+        """A record that does not open makes every sum unknown."""
+        self._hidden = True
+
+    def at(self, epoch: int) -> int | None:
+        """Return the sum at an epoch that ends a version; call it when all is added."""
+        if self._hidden:
+            return None
+        if not self._sums:
+            self._sums = list(accumulate(self._steps))
+        return self._sums[bisect_left(self._epochs, epoch)]
+
+
+def totals(usage: Usage) -> tuple[int, ...]:
+    """Return the numbers of a total: size, allocated, files, directories, symlinks, others."""
+    return usage.size, usage.allocated, usage.files, usage.directories, usage.symlinks, usage.others
+
+
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")

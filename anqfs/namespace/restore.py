@@ -1,0 +1,424 @@
+"""Restore: make the live tree equal to what a snapshot shows, whole or in part, in place or beside, in bounded steps.
+
+The caller (the daemon's job, the offline command) makes a `Restore`, calls `step` until it answers False, and may serve other requests
+between two steps; everything runs on the trio thread. Each step is a few atomic operations, so a crash leaves a valid filesystem, partly
+restored. What is restored in place is snapshotted first (`before_restore`), so every restore can be undone by restoring that.
+
+Two walks over the snapshot's tree, each depth first with one frame for each level:
+
+1. *make*, from the top down: each name gets its inode. One that still lives, is of the same type and has no name outside the restored
+   place is kept, moved here if need be, and made equal; anything else is made anew. What is in a name's way is put aside in a directory
+   of the restored place, because it may be needed elsewhere in it.
+2. *clear*: live names that the snapshot does not have are removed, the directory of things put aside with them, and each directory gets
+   its attributes and, as its last change, its times.
+
+An inode that also has a name outside the place is kept only if nothing about it changed; otherwise the restored names get an inode of
+their own, so that nothing outside the place changes. Change times are those of the restore: nobody can set them.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from stat import S_IFDIR, S_IFMT, S_ISDIR, S_ISREG
+from typing import TYPE_CHECKING
+
+from anqfs.errors import FilesystemError, NoSpace, NotFound
+from anqfs.namespace.core import ROOT_CALLER, check_new_name
+from anqfs.namespace.nodes import ino_of, view_of
+from anqfs.namespace.restore_steps import Entry, Steps, Then
+from anqfs.store.schema import ROOT_INO, Dirent, Inode, Snapshot, usage_key
+
+if TYPE_CHECKING:
+    from anqfs.namespace.namespace import Namespace
+
+BEFORE_RESTORE = b"before_restore"
+ASIDE = b".anqfs_restore_%d_%d"
+"""Name of the directory that holds what is in the way, and of a file that is about to replace another."""
+ENTRIES_AT_ONCE = 64
+_NOREPLACE = 1
+Tasks = Iterator[None]
+
+
+@dataclass
+class Progress:
+    """What was restored so far: `files` are all inodes but directories, `bytes` of their data, `removed` names of what came later."""
+
+    files: int = 0
+    directories: int = 0
+    bytes: int = 0
+    removed: int = 0
+    total: int | None = None
+    """Files and directories that the snapshot has below the path, if it is known."""
+
+
+@dataclass
+class _Place:
+    """Where the restored thing goes. `top` is the live directory that is made equal, None when everything is made anew."""
+
+    parent: int
+    name: bytes
+    live: int | None
+    top: int | None
+
+
+class _Frame:
+    """One directory of a walk: the snapshot's, its live counterpart, and the names still to come."""
+
+    __slots__ = ("_after", "_ahead", "_at_end", "live", "source")
+
+    def __init__(self, source: int, live: int) -> None:
+        self.source = source
+        self.live = live
+        self._ahead: list[Entry] = []
+        self._after = b""
+        self._at_end = False
+
+    def next(self, then: Then) -> Entry | None:
+        """Return the next name of the snapshot's directory, None at the end."""
+        if not self._ahead and not self._at_end:
+            entries = then.entries(self.source, self._after, ENTRIES_AT_ONCE)
+            self._at_end = len(entries) < ENTRIES_AT_ONCE
+            self._after = entries[-1][0] if entries else b""
+            self._ahead = entries[::-1]
+        return self._ahead.pop() if self._ahead else None
+
+
+class Restore:
+    """One restore in progress.
+
+    Arguments: `snapshot` is a number, `path` the place in it (b"" is all of it), `destination` (live directory node, new name), or None
+    for in place. Raises NotFound, and FilesystemError for a destination that cannot be; nothing is changed then. In place, the
+    `before_restore` snapshot is taken here; raises what that raises.
+    """
+
+    def __init__(self, namespace: Namespace, snapshot: int, path: bytes = b"", destination: tuple[int, bytes] | None = None) -> None:
+        self.namespace = namespace
+        self.progress = Progress()
+        self.before: Snapshot | None = None
+        found = namespace.core.versions.by_id.get(snapshot)
+        if found is None:
+            raise NotFound(f"there is no snapshot {snapshot}")
+        self._number = snapshot
+        self._snapshot = found
+        self._then = Then(namespace, found)
+        self._steps = Steps(namespace, self._then)
+        self._made: dict[int, int] = {}
+        """Inodes of the snapshot with several names that were made anew -> their new inodes."""
+        self._aside: int | None = None
+        self._aside_count = 0
+        parts = [part for part in path.split(b"/") if part]
+        self._source, self._old = self._find_source(parts)
+        self._place = self._place_in_live_tree(parts) if destination is None else self._place_beside(destination)
+        self._source_root = self._source
+        self.progress.total = self._count_total()
+        if destination is None:
+            self._take_before_restore()
+        self._tasks = self._run()
+
+    def step(self, budget: int = 256) -> bool:
+        """Do up to `budget` small parts of the work; return whether there is more.
+
+        Raises NotFound when the snapshot was deleted meanwhile, NoSpace, and FilesystemError (EMLINK). The tree is partly restored then.
+        """
+        for _ in range(max(1, budget)):
+            if self._number not in self.namespace.core.versions.by_id:
+                raise NotFound(f"snapshot {self._number} was deleted while it was being restored{self._undo_hint()}")
+            try:
+                next(self._tasks)
+            except StopIteration:
+                return False
+            except NoSpace as error:
+                raise NoSpace(f"the restore stopped part-way: {error}{self._undo_hint()}") from error
+            except FilesystemError as error:
+                raise FilesystemError(error.errno, f"the restore stopped part-way: {error}{self._undo_hint()}") from error
+        return True
+
+    # ------------------------------------------------------------------- plan
+
+    def _undo_hint(self) -> str:
+        if self.before is None:
+            return ""
+        return f"; restore snapshot {self.before.id}_{BEFORE_RESTORE.decode()} to undo what was done"
+
+    def _find_source(self, parts: list[bytes]) -> tuple[int, Inode]:
+        ino, inode = self._snapshot.root, self._then.inode(self._snapshot.root)
+        for part in parts:
+            dirent = self._then.dirent(ino, self._hash(part)) if inode is not None and S_ISDIR(inode.mode) else None
+            if dirent is None or dirent.name != part:
+                raise NotFound(f"snapshot {self._number} has no {_shown(b'/'.join(parts))}")
+            ino, inode = dirent.ino, self._then.inode(dirent.ino)
+        if inode is None:
+            raise NotFound(f"snapshot {self._number} lacks inode {ino}")
+        return ino, inode
+
+    def _place_beside(self, destination: tuple[int, bytes]) -> _Place:
+        node, name = destination
+        if view_of(node):
+            raise FilesystemError(errno.EROFS, "the destination is in a snapshot")
+        parent, _ = self.namespace.core.writable_directory(node)
+        check_new_name(name)
+        if self._steps.dirent(parent, self._hash(name)) is not None:
+            raise FilesystemError(errno.EEXIST, "the destination exists")
+        return _Place(ino_of(parent), name, None, None)
+
+    def _place_in_live_tree(self, parts: list[bytes]) -> _Place:
+        """Find the live place that the path in the snapshot stands for."""
+        root = self._snapshot.root
+        inode = self._steps.inode(root)
+        if inode is None or not self._steps.is_inside(root, ROOT_INO):
+            raise NotFound(f"the directory of snapshot {self._number} was removed: restore it beside instead")
+        if not parts:
+            return self._place_of_root(root, inode)
+        parent = root
+        for part in parts[:-1]:
+            found = self._steps.dirent(parent, self._hash(part))
+            if found is None or found.kind != S_IFDIR:
+                raise NotFound(f"the directory above {_shown(b'/'.join(parts))} was removed: restore it beside, or restore that first")
+            parent = found.ino
+        there = self._steps.dirent(parent, self._hash(parts[-1]))
+        live = None if there is None else there.ino
+        top = live if there is not None and there.kind == S_IFDIR and S_ISDIR(self._old.mode) else None
+        return _Place(parent, parts[-1], live, top)
+
+    def _place_of_root(self, root: int, inode: Inode) -> _Place:
+        if root == ROOT_INO:
+            return _Place(ROOT_INO, b"", root, root)
+        parent, name_hash = inode.links[0]
+        return _Place(parent, self._steps.name_of(parent, name_hash), root, root)
+
+    def _count_total(self) -> int | None:
+        if not S_ISDIR(self._old.mode):
+            return 1
+        usage = self.namespace.core.versions.at(usage_key(self._source), self._then.epoch)
+        return 1 if usage is None else 1 + int(usage.files + usage.directories + usage.symlinks + usage.others)
+
+    def _take_before_restore(self) -> None:
+        place = self._place
+        self.before = self.namespace.snapshot_create(place.parent if place.top is None else place.top, BEFORE_RESTORE)
+
+    def _hash(self, name: bytes) -> bytes:
+        return self.namespace.core.volume.name_hash(name)
+
+    # ------------------------------------------------------------------- run
+
+    def _run(self) -> Tasks:
+        place = self._place
+        if place.top is not None:
+            yield from self._make_below(self._source, place.top)
+            yield from self._clear_below(self._source, place.top, self._old)
+        elif S_ISDIR(self._old.mode):
+            if place.live is not None:
+                yield from self._remove(place.parent, place.name)
+            top = self._steps.make(place.parent, place.name, self._old)
+            self._steps.set_attributes(top, self._source, self._old, False)
+            yield
+            yield from self._make_below(self._source, top)
+            yield from self._clear_below(self._source, top, self._old)
+        else:
+            yield from self._restore_file(place)
+
+    def _restore_file(self, place: _Place) -> Tasks:
+        """Restore a single thing that is no directory; an unlike one at its place is replaced by it in one operation."""
+        live = None if place.live is None else self._steps.inode(place.live)
+        if live is not None and place.live == self._source and S_IFMT(live.mode) == S_IFMT(self._old.mode):
+            if live.nlink == 1 or self._steps.unchanged(self._source, self._old):
+                yield from self._fill(self._source, self._source, self._old)
+                return
+        if live is not None and S_ISDIR(live.mode):
+            yield from self._remove(place.parent, place.name)
+            live = None
+        name = place.name if live is None else self._free_name(place.parent)
+        made = self._steps.make(place.parent, name, self._old)
+        yield from self._fill(made, self._source, self._old)
+        if name != place.name:
+            self.namespace.rename(place.parent, name, place.parent, place.name, 0)
+        yield
+
+    # ------------------------------------------------------------- first walk
+
+    def _make_below(self, source: int, top: int) -> Tasks:
+        """Make everything below a directory of the snapshot, below its live counterpart."""
+        frames = [_Frame(source, top)]
+        while frames:
+            frame = frames[-1]
+            entry = frame.next(self._then)
+            if entry is None:
+                frames.pop()
+                continue
+            name_hash, dirent = entry
+            old = self._then.inode(dirent.ino)
+            if old is None:
+                raise FilesystemError(errno.EIO, f"the snapshot lacks inode {dirent.ino}")
+            ino = yield from self._make_name(frame.live, name_hash, dirent, old)
+            if S_ISDIR(old.mode):
+                frames.append(_Frame(dirent.ino, ino))
+            yield
+
+    def _make_name(self, parent: int, name_hash: bytes, dirent: Dirent, old: Inode) -> Generator[None, None, int]:
+        """Make one name lead to its inode, and that equal to what it was; returns the inode."""
+        there = self._steps.dirent(parent, name_hash)
+        ino = self._made.get(dirent.ino) or self._kept(dirent.ino, old, there)
+        if there is not None and there.ino != ino:
+            self._put_aside(parent, there)
+            yield
+        if ino is None:
+            ino = self._steps.make(parent, dirent.name, old)
+            if old.nlink > 1 and not S_ISDIR(old.mode):
+                self._made[dirent.ino] = ino
+        elif there is None or there.ino != ino:
+            self._give_name(ino, dirent.ino, parent, dirent.name)
+        if S_ISDIR(old.mode):
+            self.progress.directories += 1
+            self._steps.set_attributes(ino, dirent.ino, old, False)
+        else:
+            yield from self._fill(ino, dirent.ino, old)
+        return ino
+
+    def _kept(self, ino: int, old: Inode, there: Dirent | None) -> int | None:
+        """Return the live inode that a snapshot's inode is restored into, None when it is made anew."""
+        top = self._place.top
+        live = self._steps.inode(ino) if top is not None else None
+        if live is None or top is None or S_IFMT(live.mode) != S_IFMT(old.mode):
+            return None
+        if there is not None and there.ino == ino and live.nlink == 1:
+            return ino
+        outside = [link for link in live.links if not self._steps.is_inside(link[0], top)]
+        if not live.links or (outside and S_ISDIR(old.mode)):
+            return None
+        if not outside:
+            return ino
+        still_named = any(self._is_final(ino, link) for link in live.links)
+        return ino if still_named and self._steps.unchanged(ino, old) else None
+
+    def _is_final(self, ino: int, link: tuple[int, bytes]) -> bool:
+        """Tell whether a live link of an inode is one that the restored tree has too."""
+        top = self._place.top
+        parent, name_hash = link
+        if top is None or not self._steps.is_inside(parent, top):
+            return False
+        source = self._source_of(parent)
+        if source is None:
+            return False
+        dirent = self._then.dirent(source, name_hash)
+        return dirent is not None and dirent.ino == ino
+
+    def _source_of(self, live: int) -> int | None:
+        """Return the snapshot's directory that a live directory is (to be) made equal to, None if there is none."""
+        if live == self._place.top:
+            return self._source_root
+        return live if live != self._source_root and self._was_inside(live) else None
+
+    def _was_inside(self, ino: int) -> bool:
+        """Tell whether a directory was below the restored one in the snapshot."""
+        while ino != self._source_root:
+            inode = self._then.inode(ino)
+            if inode is None or not S_ISDIR(inode.mode) or not inode.links:
+                return False
+            ino = inode.links[0][0]
+        return True
+
+    def _give_name(self, ino: int, source: int, parent: int, name: bytes) -> None:
+        """Give a live inode a name: one that the restored tree does not have is moved here, or a link is added."""
+        live = self.namespace.core.inode(ino)
+        for link in live.links:
+            if S_ISDIR(live.mode) or (ino == source and self._is_spare(ino, link)):
+                self.namespace.rename(link[0], self._steps.name_of(*link), parent, name, _NOREPLACE)
+                return
+        self.namespace.link(ino, parent, name)
+
+    def _is_spare(self, ino: int, link: tuple[int, bytes]) -> bool:
+        top = self._place.top
+        return top is not None and self._steps.is_inside(link[0], top) and not self._is_final(ino, link)
+
+    def _put_aside(self, parent: int, there: Dirent) -> None:
+        """Move what is in the way into a directory of the restored place, which the second walk removes."""
+        top = self._place.top
+        if top is None:
+            raise FilesystemError(errno.EEXIST, "somebody else made a name where the restored one belongs")
+        if self._aside is None:
+            self._aside = self.namespace.mkdir(top, self._free_name(top), 0o700, ROOT_CALLER)[0]
+        self._aside_count += 1
+        self.namespace.rename(parent, there.name, self._aside, b"%d" % self._aside_count, _NOREPLACE)
+
+    # ------------------------------------------------------------- second walk
+
+    def _clear_below(self, source: int, top: int, old: Inode) -> Tasks:
+        """Remove what the snapshot does not have, and finish the directories."""
+        yield from self._clear(source, top)
+        self._steps.set_attributes(top, source, old, True)
+        frames = [_Frame(source, top)]
+        while frames:
+            frame = frames[-1]
+            entry = frame.next(self._then)
+            if entry is None:
+                frames.pop()
+                continue
+            name_hash, dirent = entry
+            if dirent.kind != S_IFDIR:
+                continue
+            there, below = self._steps.dirent(frame.live, name_hash), self._then.inode(dirent.ino)
+            if there is not None and there.kind == S_IFDIR and below is not None:
+                yield from self._clear(dirent.ino, there.ino)
+                self._steps.set_attributes(there.ino, dirent.ino, below, True)
+                frames.append(_Frame(dirent.ino, there.ino))
+            yield
+
+    def _clear(self, source: int, live: int) -> Tasks:
+        """Remove the live names of a directory that the snapshot does not have."""
+        after = b""
+        while entries := self._steps.entries(live, after, ENTRIES_AT_ONCE):
+            for name_hash, dirent in entries:
+                if self._then.dirent(source, name_hash) is None:
+                    yield from self._remove(live, dirent.name)
+            after = entries[-1][0]
+            yield
+
+    def _remove(self, parent: int, name: bytes) -> Tasks:
+        """Remove a name with all that is below it. What others add meanwhile is removed as well."""
+        frames = [(parent, name)]
+        while frames:
+            parent, name = frames[-1]
+            there = self._steps.dirent(parent, self._hash(name))
+            if there is None:
+                frames.pop()
+                continue
+            below = self._steps.entries(there.ino, b"", 1) if there.kind == S_IFDIR else []
+            if below:
+                frames.append((there.ino, below[0][1].name))
+                continue
+            if there.kind == S_IFDIR:
+                self.namespace.rmdir(parent, name)
+            else:
+                self.namespace.unlink(parent, name)
+            self.progress.removed += 1
+            frames.pop()
+            yield
+
+    # ----------------------------------------------------------------- single
+
+    def _fill(self, ino: int, source: int, old: Inode) -> Tasks:
+        """Make data and attributes of something that is no directory equal to what they were."""
+        if S_ISREG(old.mode) and self._steps.data_differs(ino, source, old):
+            following: int | None = 0
+            while following is not None:
+                following, done = self._steps.set_data(ino, source, old, following)
+                self.progress.bytes += done
+                yield
+        self._steps.set_attributes(ino, source, old, True)
+        self.progress.files += 1
+        yield
+
+    def _free_name(self, parent: int) -> bytes:
+        """Return a name that neither the live directory nor the snapshot has."""
+        for number in range(1 << 20):
+            name = ASIDE % (self._number, number)
+            source = self._source_root if parent == self._place.top else parent
+            if self._steps.dirent(parent, self._hash(name)) is None and self._then.dirent(source, self._hash(name)) is None:
+                return name
+        raise FilesystemError(errno.EEXIST, "no name is free for what is in the way")
+
+
+def _shown(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")
