@@ -25,6 +25,7 @@ from typing import Any
 
 from anqfs.crypto.secrets import Secret
 from anqfs.namespace.check import check
+from anqfs.namespace.core import ROOT_CALLER as ROOT
 from anqfs.namespace.namespace import Namespace
 from anqfs.store import lmdb_store
 from anqfs.store.volume import Volume
@@ -98,7 +99,7 @@ class Driver:
         self.namespace = Namespace(self.volume, clock=self._tick)
         self.state = State(1)
         self.planner = Planner(self.state, self.rng, sync_share=0.0)
-        self.hands = direct.DirectHands(self.namespace, 1, self.state, _caller(), self.operated)
+        self.hands = direct.DirectHands(self.namespace, 1, self.state, ROOT, self.operated)
         self.operated()
         self.commit()
         self.n = 0
@@ -174,12 +175,6 @@ class Driver:
 
     def close(self) -> None:
         self.volume.close()
-
-
-def _caller() -> Any:
-    from anqfs.namespace import namespace
-
-    return namespace.ROOT
 
 
 def verify(copy: Copy, digests: list[str]) -> list[str]:

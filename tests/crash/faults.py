@@ -23,7 +23,8 @@ from pathlib import Path
 
 from anqfs.crypto.secrets import Secret
 from anqfs.errors import AnqfsError, CommitFailed, NoSpace, ReadOnlyVolume
-from anqfs.namespace.namespace import ROOT, Namespace
+from anqfs.namespace.core import ROOT_CALLER as ROOT
+from anqfs.namespace.namespace import Namespace
 from anqfs.store.volume import Volume
 
 from . import commit_points, direct, preload, workload

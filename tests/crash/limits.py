@@ -234,7 +234,8 @@ def clock_going_back(directory: Path, seed: int, figures: Figures) -> None:
     """Times from a clock that jumps about, back before 1970 too: snapshots, restores of order and the check do not mind."""
     from anqfs.crypto.secrets import Secret
     from anqfs.namespace.check import check
-    from anqfs.namespace.namespace import ROOT, Namespace
+    from anqfs.namespace.core import ROOT_CALLER as ROOT
+    from anqfs.namespace.namespace import Namespace
     from anqfs.store.volume import Volume
 
     rng = random.Random(f"clock {seed}")
