@@ -27,7 +27,7 @@ from anqfs.control.jobs import Jobs
 from anqfs.control.registry import Entry
 from anqfs.control.service import Service
 from anqfs.crypto.secrets import Secret
-from anqfs.errors import AnqfsError, MountFailed
+from anqfs.errors import AnqfsError, MountFailed, WrongKey
 from anqfs.mount import mountpoint as place
 from anqfs.mount.session import MountOptions, Session, serve
 from anqfs.namespace.namespace import Namespace
@@ -247,18 +247,23 @@ def run(order: Order, secret: Secret, report: Report, *, foreground: bool) -> in
     try:
         _serve_volume(order, secret, once, foreground=foreground)
     except AnqfsError as error:
-        _log.error("%s", error)
+        if told:
+            _log.error("%s", error)
         once(wire.to_fault(error))
         return error.exit_code
     except Exception as error:
-        _log.exception("the daemon ends")
+        if told or not foreground:
+            _log.exception("the daemon ends")
         once(wire.to_fault(AnqfsError(f"the daemon met an unforeseen fault ({type(error).__name__}: {error})")))
         return 1
     return 0
 
 
 def _serve_volume(order: Order, secret: Secret, report: Report, *, foreground: bool) -> None:
-    volume = Volume.open(Path(order.store), secret, read_only=order.read_only, expect_root=order.expect_root)
+    try:
+        volume = Volume.open(Path(order.store), secret, read_only=order.read_only, expect_root=order.expect_root)
+    except WrongKey as error:
+        raise WrongKey(f"{wire.shown(order.store)}: {error}") from error
     log: str | None = None
     try:
         if not foreground:

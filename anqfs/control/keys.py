@@ -6,8 +6,9 @@ import base64
 import os
 from typing import TYPE_CHECKING, Any, Protocol
 
-from anqfs.control import locate, offline
+from anqfs.control import locate, offline, wire
 from anqfs.control.client import Client
+from anqfs.errors import WrongKey
 
 if TYPE_CHECKING:
     from anqfs.crypto.secrets import Secret
@@ -55,7 +56,10 @@ def verify(store: str, present: Secret) -> None:
     """Raise WrongKey when `present` opens no slot of the store."""
     from anqfs.crypto.slots import open_slots
 
-    open_slots(offline.superblock(store).slots, present)
+    try:
+        open_slots(offline.superblock(store).slots, present)
+    except WrongKey as error:
+        raise WrongKey(f"{wire.shown(store)}: {error}") from error
 
 
 class MountedKeys:

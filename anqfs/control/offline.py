@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from anqfs.control import wire
-from anqfs.errors import AnqfsError, Damaged, StoreExists, StoreMissing
+from anqfs.errors import AnqfsError, Damaged, StoreExists, StoreMissing, WrongKey
 
 _COUNTS = ("records", "extents", "files", "directories", "snapshots")
 
@@ -129,6 +129,8 @@ def check(store: str, secret: Secret, progress: Callable[[str], None]) -> dict[s
 
     try:
         volume = Volume.open(Path(os.path.abspath(store)), secret, read_only=True)
+    except WrongKey as error:
+        raise WrongKey(f"{wire.shown(store)}: {error}") from error
     except Damaged as error:
         return {"ok": False, "findings": [{"path": "volume", "what": str(error)}], "unlisted": 0, "counts": {}, "root": None}
     try:

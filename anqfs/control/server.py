@@ -114,7 +114,7 @@ async def _parsed(request: Request, kind: type[Body]) -> Body:
 def _number(text: str | None, what: str) -> int | None:
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 20 and int(text) < 1 << 64):
+    if not (text.isascii() and text.isdigit() and len(text) <= 19 and int(text) < 1 << 63):
         raise errors.UsageError(f"{what} is {text[:40]!a}, not a number")
     return int(text)
 

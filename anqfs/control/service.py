@@ -26,8 +26,9 @@ from anqfs.store.schema import ROOT_INO, SCRUB, ScrubState, Snapshot
 if TYPE_CHECKING:
     from anqfs.control.registry import Entry
     from anqfs.mount.session import Session
+    from anqfs.namespace.restore import Progress as RestoreProgress
 
-Node = Annotated[int, msgspec.Meta(ge=1, lt=1 << 64)]
+Node = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
 _VIEW_SHIFT = 40
 _STEP_BUDGET = 64
 """How many records a job's step handles."""
@@ -42,7 +43,7 @@ class SnapshotRequest(msgspec.Struct, forbid_unknown_fields=True):
     inode: Node | None = None
     path: Annotated[str, msgspec.Meta(max_length=32760)] | None = None
     name: Annotated[str, msgspec.Meta(max_length=_LONGEST_NAME)] | None = None
-    expires: Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)] = 0
+    expires: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
 
 
 class RestoreRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -251,16 +252,29 @@ class Service:
         work = Restore(self._namespace, request.snapshot, path, destination)
 
         async def step() -> bool:
-            return work.step(_STEP_BUDGET)
+            if self._volume.must_wait():
+                await self._session.durability.room()
+            try:
+                return work.step(_STEP_BUDGET)
+            finally:
+                self._session.changed()
+                await self._forget(work.take_changes())
 
         async def finish(cancelled: bool) -> None:
             await self._session.durable()
-            await self._session.invalidate()
+            self._session.background.kick()
 
         def progress() -> dict[str, Any]:
-            return {"snapshot": request.snapshot, "files": work.progress.files, "bytes": work.progress.bytes}
+            return {"snapshot": request.snapshot, **_restored(work.progress)}
 
         return self._jobs.start("restore", step, progress, finish).document()
+
+    async def _forget(self, changes: list[tuple[int, bytes | None]]) -> None:
+        """Make the kernel forget what it keeps of these inodes (inode, None) and names (directory, name)."""
+        if changes:
+            nodes = dict.fromkeys(node for node, _ in changes)
+            names = dict.fromkeys((node, name) for node, name in changes if name is not None)
+            await self._session.invalidate(nodes, names)
 
     def _destination(self, request: RestoreRequest) -> tuple[int, bytes] | None:
         if request.in_place:
@@ -380,6 +394,17 @@ def _within(buckets: list[tuple[int, int]], part: float) -> float:
         if seen >= wanted:
             return bound / 1000
     return buckets[-1][0] / 1000
+
+
+def _restored(progress: RestoreProgress) -> dict[str, Any]:
+    done = progress.files + progress.directories
+    return {
+        "files": progress.files,
+        "directories": progress.directories,
+        "bytes": progress.bytes,
+        "removed": progress.removed,
+        "part": min(1.0, done / progress.total) if progress.total else None,
+    }
 
 
 def _components(path: str) -> list[bytes]:
