@@ -22,6 +22,7 @@ from anqfs.store.schema import Record, Window, Xattr
 from anqfs.store.writer import Writer
 
 _BULKY = frozenset(b"WwXx")
+_UNSEALED = ord("K")
 _SCAN_FIRST, _SCAN_MOST = 16, 256
 
 
@@ -69,7 +70,11 @@ class Changes:
                 return record
         self.counters["record_misses"] += 1
         sealed = self._record_store.get(key)
-        return None if sealed is None else decode(key, self._sealer.open(key, sealed))
+        return None if sealed is None else self.open_record(key, sealed)
+
+    def open_record(self, key: bytes, sealed: bytes) -> Record:
+        """Return the record that a value of the store holds. Raises Damaged. Any thread."""
+        return decode(key, self._sealer.open(key, sealed) if key[0] != _UNSEALED else sealed)
 
     def _remember(self, key: bytes, record: Record | None) -> None:
         self._young[key] = record
@@ -151,7 +156,7 @@ class Changes:
         record: Record | None = self._young.get(key)
         if record is not None:
             return record
-        return decode(key, self._sealer.open(key, sealed))
+        return self.open_record(key, sealed)
 
     def begin(self) -> None:
         """Start an operation: what follows is kept whole by `finish` or taken back whole by `undo`. Raises ReadOnlyVolume."""

@@ -19,13 +19,12 @@ from anqfs.crypto.secrets import Secret
 from anqfs.errors import AnqfsError, Damaged, NoSpace, RolledBack
 from anqfs.store import creation, lmdb_store, loading, memory, space, superblock
 from anqfs.store.changes import Changes
-from anqfs.store.codec import decode
 from anqfs.store.extents import ExtentReader
 from anqfs.store.group import MISSING, Group
 from anqfs.store.keys import SlotInfo, VolumeKeys
 from anqfs.store.lmdb_store import LmdbExtents, LmdbRecords
 from anqfs.store.lock import StoreLock
-from anqfs.store.schema import COUNTER_EXTENT, Counter, Record
+from anqfs.store.schema import COUNTER_EXTENT, Counter
 from anqfs.store.space import Capacity
 from anqfs.store.ticket import Ticket
 from anqfs.store.writer import Writer
@@ -388,10 +387,6 @@ class Volume(Changes):
     def raw_records(self, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """Return the first `limit` (key, sealed value) with key > `after`."""
         return self._record_store.current_items(after, limit)
-
-    def open_record(self, key: bytes, sealed: bytes) -> Record:
-        """Return the record that a raw value holds. Raises Damaged."""
-        return decode(key, sealed if key[:1] == b"K" else self._sealer.open(key, sealed))
 
     def raw_extent_ids(self, after: int, limit: int) -> list[int]:
         """Return the first `limit` extent ids above `after`."""
