@@ -108,12 +108,13 @@ class Daemon:
         assert self.process is not None
         return self.process.pid
 
-    def kill(self) -> None:
-        """SIGKILL the daemon and take its dead mount away."""
+    def kill(self, *, leave_mount: bool = False) -> None:
+        """SIGKILL the daemon and take its dead mount away (later, with `leave_mount`, so that nobody writes below it)."""
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
-        detach(self.mountpoint)
+        if not leave_mount:
+            detach(self.mountpoint)
 
     def stop(self) -> int:
         """Unmount cleanly and return the daemon's exit code."""

@@ -60,12 +60,13 @@ class Campaign:
                 self._expect_alive(started)
                 time.sleep(0.01)
             self._expect_alive(started)
-            self.daemon.kill()
+            self.daemon.kill(leave_mount=True)
             self.counts["kills"] += 1
             remover.join()
             for process in started:
                 if process.wait(60) != 3:
                     self.faults.append(f"a writer ended in an unforeseen way: {process.stdout.read() if process.stdout else ''}")
+            detach(self.daemon.mountpoint)
         logs = [self.directory / f"log{number * 10 + at}" for at in range(self.writers)]
         self.histories[number] = [h for log in logs for h in workload.histories(workload.read_lines(log)).values()]
         for history in self.histories[number]:

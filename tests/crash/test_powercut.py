@@ -12,7 +12,7 @@ from .daemon import detach
 
 
 def test_nothing_acknowledged_is_lost_in_a_power_cut(tmp_path: Path) -> None:
-    result = powercut.run(tmp_path, seconds=10.0, seed=1, cuts=60)
+    result = powercut.run(tmp_path, seconds=7.0, seed=1, cuts=50)
     assert result.faults == []
     assert result.counts["cuts with changes in flight"] > 0
     assert result.counts["barriers"] > 0

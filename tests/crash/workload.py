@@ -212,7 +212,7 @@ class Planner:
     def _table(self) -> list[tuple[float, Callable[[], list[Step]]]]:
         snap = 0.06 if self.snapshots else 0.0
         return [
-            (0.22, self._new_file),
+            (0.16, self._new_file),
             (0.14, self._grow),
             (0.12, self._overwrite),
             (0.10, self._replace),
