@@ -43,7 +43,8 @@ class DemoVolume:
         self.mountpoint = self.directory / "volume"
         self.key_file = self.directory / "volume.key"
         self.passphrase_file = self.directory / "second.passphrase"
-        self._log: Path | None = None
+        self._runtime = self.directory / "run"
+        self._environment = {**os.environ, "ANQFS_RUNTIME_DIR": str(self._runtime)}
 
     def __enter__(self) -> DemoVolume:
         """Make keys and mount point."""
@@ -64,8 +65,6 @@ class DemoVolume:
             )
         else:
             shutil.rmtree(self.directory)
-            if self._log is not None:
-                self._log.unlink(missing_ok=True)
 
     def run(self, *arguments: str | Path, fails_with: int = 0) -> str:
         """Run an anqfs command, shown to the person who watches; return its output.
@@ -75,7 +74,13 @@ class DemoVolume:
         shown = " ".join(str(argument).replace(str(self.directory), "$DEMO") for argument in arguments)
         self._console.print(f"  $ anqfs {shown}", style="dim", markup=False, highlight=False, soft_wrap=True)
         done = subprocess.run(
-            [COMMAND, *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False
+            [COMMAND, *map(str, arguments)],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
         )
         if done.returncode != fails_with:
             said = done.stderr.strip() or done.stdout.strip() or "nothing"
@@ -95,7 +100,6 @@ class DemoVolume:
         self.run("mount", self.store, self.mountpoint, *(secret or ("--key-file", self.key_file)))
         if not os.path.ismount(self.mountpoint):
             raise DemoFailed(f"{self.mountpoint} is not mounted after anqfs mount")
-        self._log = Path(self.ask("status", self.mountpoint)["log"])
 
     def unmount(self) -> None:
         """Unmount; everything is durable afterwards."""
@@ -109,8 +113,8 @@ class DemoVolume:
 
     def _show_log(self) -> None:
         """Show the end of the daemon's log, which says why something failed."""
-        if self._log is not None and self._log.exists():
-            for line in self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]:
+        for log in self._runtime.glob("*.log"):
+            for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]:
                 self._console.print(f"  log: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def _clean_up(self) -> None:

@@ -14,7 +14,7 @@ README = Path(__file__).parents[2] / "README.md"
 def test_the_tour_runs_as_printed(tmp_path: Path) -> None:
     tour = re.search(r"^```sh\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert tour is not None
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "ANQFS_RUNTIME_DIR": str(tmp_path / "run")}
     try:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", tour[1]],
