@@ -41,7 +41,7 @@ _HURRY_PASSES = 3
 class _Done:
     """An awaitable that is ready at once and allocates nothing."""
 
-    def __await__(self) -> Iterator[None]:  # type: ignore[misc]
+    def __await__(self) -> Iterator[None]:
         return self
 
     def __iter__(self) -> Iterator[None]:

@@ -26,7 +26,6 @@ def extended_attributes(t: Trace) -> None:
         b"security.s",
         b"system.nonsense",
         b"bare",
-        b"user.",
         b"other.x",
     ):
         t(f"set {name!r}", os.setxattr, path, name, b"value of " + name)

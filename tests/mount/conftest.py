@@ -6,7 +6,9 @@ A line of WARNING or worse, or a traceback, in the daemon's log fails the test t
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,13 +26,26 @@ def _lived(mount: Mount) -> Iterator[Mount]:
     assert mount.complaints() == [], mount.log_text()
 
 
+@pytest.fixture(scope="module")
+def open_directory() -> Iterator[Path]:
+    """A temporary directory that every user may enter, which pytest's own are not."""
+    path = Path(tempfile.mkdtemp(prefix="anqfs-test-"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
 @pytest.fixture
-def stopped(tmp_path: Path) -> Iterator[Mount]:
+def stopped(open_directory: Path) -> Iterator[Mount]:
     """A fresh store that is not mounted yet."""
-    tmp_path.chmod(0o755)
-    mount = Mount(tmp_path)
+    base = Path(tempfile.mkdtemp(dir=open_directory))
+    base.chmod(0o755)
+    mount = Mount(base)
     mount.make_store()
     yield from _lived(mount)
+    shutil.rmtree(base)
 
 
 @pytest.fixture
@@ -40,12 +55,10 @@ def mount(stopped: Mount) -> Mount:
 
 
 @pytest.fixture(scope="module")
-def shared_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
+def shared_mount(open_directory: Path) -> Iterator[Mount]:
     """One mount for all tests of a module that leave it as they found it."""
-    base = tmp_path_factory.mktemp("shared")
-    for directory in (base, *base.parents):
-        if directory.stat().st_uid == os.getuid() and directory.name.startswith(("shared", "pytest-")):
-            directory.chmod(0o755)
+    base = open_directory / "shared"
+    base.mkdir()
     mount = Mount(base)
     mount.make_store()
     mount.start()
@@ -54,19 +67,15 @@ def shared_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
 
 
 @pytest.fixture(scope="module")
-def ext4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def ext4(open_directory: Path) -> Iterator[Path]:
     """A directory on ext4: a loop image, so that it is the same everywhere."""
-    base = tmp_path_factory.mktemp("ext4")
-    image, point = base / "image", base / "mnt"
+    image, point = open_directory / "image", open_directory / "ext4"
     point.mkdir()
     with image.open("wb") as stream:
         stream.truncate(256 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-I", "256", str(image)], check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    subprocess.run(["mkfs.ext4", "-q", "-b", "4096", "-I", "256", str(image)], check=True, stdin=subprocess.DEVNULL, capture_output=True)
     subprocess.run(["mount", "-o", "loop,noatime", str(image), str(point)], check=True, stdin=subprocess.DEVNULL, capture_output=True)
     try:
-        for directory in (base, *base.parents):
-            if directory.stat().st_uid == os.getuid() and directory.name.startswith(("ext4", "pytest-")):
-                directory.chmod(0o755)
         (point / "lost+found").rmdir()
         point.chmod(0o1777)
         yield point

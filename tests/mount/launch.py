@@ -15,15 +15,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
-from anqfs.namespace.namespace import Namespace
 
 from anqfs.crypto.secrets import Secret
 from anqfs.mount.session import Session, serve
+from anqfs.namespace import ROOT, Namespace
 from anqfs.store.volume import Volume
 
 
-async def _invalidate(session: Session, *nodes: str) -> None:
-    await session.invalidate(map(int, nodes))
+async def _invalidate(session: Session, *nodes: int) -> None:
+    await session.invalidate(nodes or None)
 
 
 async def _fail(session: Session) -> None:
@@ -43,10 +43,23 @@ async def _snapshot(session: Session, path: str, name: str) -> int:
     return snapshot.id
 
 
+async def _behind(session: Session, directory: str) -> None:
+    """Change files without the kernel's knowing."""
+    namespace = session.namespace
+    parent = namespace.lookup(1, os.fsencode(directory))[0]
+    namespace.create(parent, b"new", 0o644, ROOT)
+    namespace.unlink(parent, b"gone")
+    node = namespace.lookup(parent, b"changed")[0]
+    namespace.write(node, 0, b"NEW CONTENT, and it is longer")
+    namespace.set_attributes(node, mode=0o600, caller=ROOT)
+    session.changed()
+
+
 ASK: dict[str, Callable[..., Awaitable[Any]]] = {
     "flush": lambda session: session.flush(),
     "durable": lambda session: session.durable(),
     "invalidate": _invalidate,
+    "behind": _behind,
     "fail": _fail,
     "snapshot": _snapshot,
 }
@@ -56,6 +69,9 @@ def _facts(session: Session) -> dict[str, Any]:
     return {
         "counters": dict(session.volume.counters),
         "statistics": session.statistics(),
+        "namespace": session.namespace.statistics(),
+        "last_commit": session.volume.last_commit[0],
+        "dirty": session.volume.dirty_bytes(),
         "requests": {operation: session.latency.requests(operation) for operation in session.latency.snapshot()},
     }
 
