@@ -252,9 +252,12 @@ class _Checker:
             snapshot = snapshot_of(self.source, number)
             if snapshot is Absent.MISSING:
                 self.complain(b"snapshot %d" % number, "the index names it, but it does not exist")
-            elif not isinstance(snapshot, Absent) and isinstance(record, Mark):
-                if snapshot.root != int.from_bytes(key[1:9], "big") or record.epoch != snapshot.epoch:
-                    self.complain(b"snapshot %d" % number, "the index gives it another directory or epoch")
+            elif (
+                not isinstance(snapshot, Absent)
+                and isinstance(record, Mark)
+                and (snapshot.root, snapshot.epoch) != (int.from_bytes(key[1:9], "big"), record.epoch)
+            ):
+                self.complain(b"snapshot %d" % number, "the index gives it another directory or epoch")
 
     def judge_views(self) -> None:
         """Judge views and their index against each other."""

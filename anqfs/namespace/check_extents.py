@@ -44,7 +44,7 @@ class Uses:
         """Yield each extent with its uses, in the order of extents."""
         self._packed.sort()
         for extent, group in groupby(map(_USE.unpack, self._packed), key=lambda use: use[0]):
-            yield extent, list(group)  # type: ignore[arg-type]
+            yield extent, list(group)
 
 
 class Extents:
@@ -79,10 +79,10 @@ class Extents:
                 counted = next(counts, None)
             else:
                 self.judge_count(used, group, 1)
-        for extent in chain([] if extent is None else [extent], stored):
-            self.judge_unused(extent, freed)
-        for counted in chain([] if counted is None else [counted], counts):
-            self.judge_unused_count(*counted)
+        for unused in chain([] if extent is None else [extent], stored):
+            self.judge_unused(unused, freed)
+        for unused_count in chain([] if counted is None else [counted], counts):
+            self.judge_unused_count(*unused_count)
 
     def counts(self) -> Iterator[tuple[int, int | None]]:
         """Yield (extent, stored count) of each count, ascending; None for one that does not open."""

@@ -97,6 +97,7 @@ class Restore:
         self.namespace = namespace
         self.progress = Progress()
         self.before: Snapshot | None = None
+        self._changes: list[tuple[int, bytes | None]] = []
         found = namespace.core.versions.by_id.get(snapshot)
         if found is None:
             raise NotFound(f"there is no snapshot {snapshot}")
@@ -134,6 +135,11 @@ class Restore:
             except FilesystemError as error:
                 raise FilesystemError(error.errno, f"the restore stopped part-way: {error}{self._undo_hint()}") from error
         return True
+
+    def take_changes(self) -> list[tuple[int, bytes | None]]:
+        """Return what changed since the last call, for the kernel's caches: (directory, name) of entries, (inode, None) of inodes."""
+        changes, self._changes = self._changes, []
+        return changes
 
     # ------------------------------------------------------------------- plan
 
@@ -211,8 +217,8 @@ class Restore:
         elif S_ISDIR(self._old.mode):
             if place.live is not None:
                 yield from self._remove(place.parent, place.name)
-            top = self._steps.make(place.parent, place.name, self._old)
-            self._steps.set_attributes(top, self._source, self._old, False)
+            top = self._make(place.parent, place.name, self._old)
+            self._set_attributes(top, self._source, self._old, False)
             yield
             yield from self._make_below(self._source, top)
             yield from self._clear_below(self._source, top, self._old)
@@ -222,18 +228,18 @@ class Restore:
     def _restore_file(self, place: _Place) -> Tasks:
         """Restore a single thing that is no directory; an unlike one at its place is replaced by it in one operation."""
         live = None if place.live is None else self._steps.inode(place.live)
-        if live is not None and place.live == self._source and S_IFMT(live.mode) == S_IFMT(self._old.mode):
-            if live.nlink == 1 or self._steps.unchanged(self._source, self._old):
-                yield from self._fill(self._source, self._source, self._old)
-                return
+        same = live is not None and place.live == self._source and S_IFMT(live.mode) == S_IFMT(self._old.mode)
+        if live is not None and same and (live.nlink == 1 or self._steps.unchanged(self._source, self._old)):
+            yield from self._fill(self._source, self._source, self._old)
+            return
         if live is not None and S_ISDIR(live.mode):
             yield from self._remove(place.parent, place.name)
             live = None
         name = place.name if live is None else self._free_name(place.parent)
-        made = self._steps.make(place.parent, name, self._old)
+        made = self._make(place.parent, name, self._old)
         yield from self._fill(made, self._source, self._old)
         if name != place.name:
-            self.namespace.rename(place.parent, name, place.parent, place.name, 0)
+            self._rename(place.parent, name, place.parent, place.name, 0)
         yield
 
     # ------------------------------------------------------------- first walk
@@ -264,14 +270,14 @@ class Restore:
             self._put_aside(parent, there)
             yield
         if ino is None:
-            ino = self._steps.make(parent, dirent.name, old)
+            ino = self._make(parent, dirent.name, old)
             if old.nlink > 1 and not S_ISDIR(old.mode):
                 self._made[dirent.ino] = ino
         elif there is None or there.ino != ino:
             self._give_name(ino, dirent.ino, parent, dirent.name)
         if S_ISDIR(old.mode):
             self.progress.directories += 1
-            self._steps.set_attributes(ino, dirent.ino, old, False)
+            self._set_attributes(ino, dirent.ino, old, False)
         else:
             yield from self._fill(ino, dirent.ino, old)
         return ino
@@ -324,9 +330,10 @@ class Restore:
         live = self.namespace.core.inode(ino)
         for link in live.links:
             if S_ISDIR(live.mode) or (ino == source and self._is_spare(ino, link)):
-                self.namespace.rename(link[0], self._steps.name_of(*link), parent, name, _NOREPLACE)
+                self._rename(link[0], self._steps.name_of(*link), parent, name, _NOREPLACE)
                 return
         self.namespace.link(ino, parent, name)
+        self._changes += [(parent, name), (ino, None)]
 
     def _is_spare(self, ino: int, link: tuple[int, bytes]) -> bool:
         top = self._place.top
@@ -340,14 +347,14 @@ class Restore:
         if self._aside is None:
             self._aside = self.namespace.mkdir(top, self._free_name(top), 0o700, ROOT_CALLER)[0]
         self._aside_count += 1
-        self.namespace.rename(parent, there.name, self._aside, b"%d" % self._aside_count, _NOREPLACE)
+        self._rename(parent, there.name, self._aside, b"%d" % self._aside_count, _NOREPLACE)
 
     # ------------------------------------------------------------- second walk
 
     def _clear_below(self, source: int, top: int, old: Inode) -> Tasks:
         """Remove what the snapshot does not have, and finish the directories."""
         yield from self._clear(source, top)
-        self._steps.set_attributes(top, source, old, True)
+        self._set_attributes(top, source, old, True)
         frames = [_Frame(source, top)]
         while frames:
             frame = frames[-1]
@@ -361,7 +368,7 @@ class Restore:
             there, below = self._steps.dirent(frame.live, name_hash), self._then.inode(dirent.ino)
             if there is not None and there.kind == S_IFDIR and below is not None:
                 yield from self._clear(dirent.ino, there.ino)
-                self._steps.set_attributes(there.ino, dirent.ino, below, True)
+                self._set_attributes(there.ino, dirent.ino, below, True)
                 frames.append(_Frame(dirent.ino, there.ino))
             yield
 
@@ -392,6 +399,7 @@ class Restore:
                 self.namespace.rmdir(parent, name)
             else:
                 self.namespace.unlink(parent, name)
+            self._changes += [(parent, name), (there.ino, None)]
             self.progress.removed += 1
             frames.pop()
             yield
@@ -405,10 +413,23 @@ class Restore:
             while following is not None:
                 following, done = self._steps.set_data(ino, source, old, following)
                 self.progress.bytes += done
+                self._changes.append((ino, None))
                 yield
-        self._steps.set_attributes(ino, source, old, True)
+        self._set_attributes(ino, source, old, True)
         self.progress.files += 1
         yield
+
+    def _make(self, parent: int, name: bytes, old: Inode) -> int:
+        self._changes.append((parent, name))
+        return self._steps.make(parent, name, old)
+
+    def _set_attributes(self, ino: int, source: int, old: Inode, times: bool) -> None:
+        if self._steps.set_attributes(ino, source, old, times):
+            self._changes.append((ino, None))
+
+    def _rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
+        self._changes += [(parent, name), (new_parent, new_name)]
+        self.namespace.rename(parent, name, new_parent, new_name, flags)
 
     def _free_name(self, parent: int) -> bytes:
         """Return a name that neither the live directory nor the snapshot has."""

@@ -123,7 +123,10 @@ class Steps:
 
     @operation
     def set_attributes(self, ino: int, source: int, old: Inode, times: bool) -> bool:
-        """Make mode, owner, extended attributes and, with `times`, the times equal to those of `source` then. Returns whether they differed."""
+        """Make mode, owner, extended attributes and, with `times`, the times equal to those of `source` then.
+
+        Returns whether they differed.
+        """
         live = self.core.inode(ino)
         self.core.volume.room(RECORD_ROOM)
         attributes = self._set_xattrs(ino, live, source)

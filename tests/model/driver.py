@@ -13,9 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .operations import Chooser, Operation
-from .reference import ROOT, Model, ModelError, Seen, Tree
-
 from anqfs.crypto.secrets import Secret
 from anqfs.errors import AnqfsError
 from anqfs.namespace.check import check
@@ -23,6 +20,9 @@ from anqfs.namespace.core import Caller
 from anqfs.namespace.namespace import Namespace
 from anqfs.namespace.restore import Restore
 from anqfs.store.volume import Volume
+
+from .operations import Chooser, Operation
+from .reference import ROOT, Model, ModelError, Seen, Tree
 
 CALLER = Caller(0, 0, frozenset(), 0)
 TREE_EVERY = 7
@@ -402,7 +402,7 @@ class Run:
             if not self.model.nodes[ino].is_directory:
                 continue
             usage = self.namespace.usage(self.nodes[ino])
-            names = [name for name in self.model.below(ino)][1:]
+            names = list(self.model.below(ino))[1:]
             nodes = [self.model.nodes[name] for name in names]
             expected = (
                 sum(node.size for node in nodes if stat.S_ISREG(node.mode)),

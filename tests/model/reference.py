@@ -420,7 +420,7 @@ class Model:
     def keepable(self, old: dict[int, Node], source: int, parent: int, name: bytes, live: int | None) -> dict[int, int]:
         """Return the inodes of the snapshot that the restored tree keeps: those that still live, of the same type, inside the place.
 
-        One that also has a name outside is kept only where one of its old names is still its name and nothing about it changed.
+        One that also has a name outside is kept only if one of its old names in the place is still its name and nothing about it changed.
         """
         if live is None or self.nodes[live].is_directory != old[source].is_directory:
             return {}
@@ -435,7 +435,7 @@ class Model:
                 continue
             now = set(self.names(ino))
             within = {link for link in now if link[0] in inside} if old[source].is_directory else now & {(parent, name)}
-            unchanged = same_but_ctime(self.nodes[ino], old[ino]) and bool(now & then)
+            unchanged = same_but_ctime(self.nodes[ino], old[ino]) and bool(within & then)
             if now and (now == within or unchanged):
                 kept[ino] = ino
         return kept

@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from .driver import run_seed
 
 from anqfs.crypto.secrets import Secret
+
+from .driver import run_seed
 
 
 def test_a_random_history_equals_the_reference_model(model_seed: int, tmp_path: Path, pytestconfig: pytest.Config) -> None:
