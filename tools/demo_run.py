@@ -30,6 +30,8 @@ from pacs_studies import Series, Study, instance_uid, plan_studies
 from plaintext_search import Searcher, encodings
 
 ARCHIVE = "pacs"
+COPIED = 2 << 30
+"""Bytes of export up to which the store is copied, to show that the old copy is recognised."""
 
 
 class Figure(NamedTuple):
@@ -69,7 +71,7 @@ class Demo:
         self.search_store()
         self.change_keys(root)
         self.check_everything("read back after the remount", self.archive)
-        self.unmount_and_check()
+        self.refuse_older_copy()
 
     def make_volume(self) -> None:
         """Make an encrypted store and mount it."""
@@ -195,7 +197,7 @@ class Demo:
 
     def change_keys(self, root: str) -> None:
         """Add a second key slot, see that a wrong key does not open, and mount with the second one and a pinned root."""
-        self._title("A second key, and a store that cannot be swapped for an older one")
+        self._title("A second key, and a pinned root")
         volume = self.volume
         volume.run("key", "add", volume.store, "--key-file", volume.key_file, "--new-passphrase-file", volume.passphrase_file)
         wrong = volume.directory / "wrong.key"
@@ -203,6 +205,21 @@ class Demo:
         wrong.chmod(0o600)
         self._say(volume.run("mount", volume.store, volume.mountpoint, "--key-file", wrong, fails_with=4))
         volume.mount("--passphrase-file", volume.passphrase_file, "--expect-root", root)
+
+    def refuse_older_copy(self) -> None:
+        """Change the volume, and see that a copy of its store from before the change does not pass for it."""
+        self._title("A late report arrives")
+        volume = self.volume
+        volume.unmount()
+        older = volume.directory / "older.store"
+        if self.size <= COPIED:
+            shutil.copytree(volume.store, older)
+        volume.mount()
+        pacs_archive.store(volume.mountpoint, "late/report.txt", b"a report that came late")
+        root = self.unmount_and_check()
+        if self.size <= COPIED:
+            self._title("An older copy of the store is put in its place")
+            self._say(volume.run("mount", older, volume.mountpoint, "--key-file", volume.key_file, "--expect-root", root, fails_with=9))
 
     def summary(self) -> Table:
         """Return the figures as a table."""

@@ -32,7 +32,7 @@ def test_the_tour_runs_as_printed(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     shown = done.stdout
-    for expected in ("unremarkable\n", "1_signed", "2_everything", "all is well"):
+    for expected in ("unremarkable\n", "1_signed", "3_everything", "all is well"):
         assert expected in shown, shown
 
 
