@@ -52,6 +52,11 @@ def parse(value: bytes) -> list[Entry]:
     return entries
 
 
+def is_empty(value: bytes) -> bool:
+    """Tell whether a value has no entries: setting it means removing the ACL."""
+    return value == _HEAD.pack(_VERSION)
+
+
 def pack(entries: list[Entry]) -> bytes:
     """Return the xattr value of entries."""
     return _HEAD.pack(_VERSION) + b"".join(_ENTRY.pack(*entry) for entry in entries)

@@ -16,7 +16,7 @@ from stat import S_ISDIR
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from anqfs.errors import FilesystemError, NoSpace
-from anqfs.namespace.nodes import SNAPSHOT_NAME, SNAPSHOTS
+from anqfs.namespace.nodes import SNAPSHOT_NAME
 from anqfs.namespace.references import References
 from anqfs.namespace.usage import UsageTotals
 from anqfs.namespace.versions import Versions
@@ -186,7 +186,7 @@ class Core:
     def writable(self, node: int) -> tuple[int, Inode]:
         """Return the ino and inode of a node that is to be changed. Raises EROFS in snapshots, ESTALE."""
         if node >> INO_BITS:
-            raise FilesystemError(errno.EPERM if node >> INO_BITS == SNAPSHOTS else errno.EROFS)
+            raise FilesystemError(errno.EROFS)
         return node, self.inode(node)
 
     def writable_directory(self, node: int) -> tuple[int, Inode]:

@@ -84,6 +84,8 @@ class Xattrs:
         if len(value) > VALUE_MAX:
             raise FilesystemError(errno.E2BIG)
         old = self._find(ino, name, None) if inode.flags & HAS_XATTRS else None
+        if name in (acl.ACCESS, acl.DEFAULT) and acl.is_empty(value):
+            return inode if old is None else self.remove(ino, inode, name)
         if flags & CREATE and old is not None:
             raise FilesystemError(errno.EEXIST)
         if flags & REPLACE and old is None:
