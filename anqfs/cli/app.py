@@ -117,11 +117,10 @@ def main() -> None:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     code = run(sys.argv[1:])
     try:
-        sys.stdout.flush()
-    except OSError as error:
-        output.fail(f"standard output: {error.strerror}")
-        code = code or 1
-    sys.stderr.flush()
+        output.flush()
+    except AnqfsError as error:
+        output.fail(str(error))
+        code = code or error.exit_code
     sys.exit(code)
 
 

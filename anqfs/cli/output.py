@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from anqfs.control import wire
+from anqfs.errors import AnqfsError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,13 +23,29 @@ def fail(message: str) -> None:
 
 
 def say(message: str = "") -> None:
-    """Print a line on stdout."""
-    print(message)
+    """Print a line on stdout. Raises AnqfsError when it cannot be written."""
+    try:
+        print(message)
+    except OSError as error:
+        raise _unwritable(error) from error
+
+
+def flush() -> None:
+    """Make sure that stdout was written. Raises AnqfsError when it cannot be."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        raise _unwritable(error) from error
+
+
+def _unwritable(error: OSError) -> AnqfsError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered has nowhere to go: let the interpreter end in peace
+    return AnqfsError(f"standard output cannot be written: {error.strerror}")
 
 
 def json_document(value: Any) -> None:
     """Print JSON on stdout, and nothing else: ASCII, names with surrogateescape (see anqfs.control.wire)."""
-    print(wire.dumps(value, indent=2))
+    say(wire.dumps(value, indent=2))
 
 
 def size(number: int) -> str:
@@ -57,7 +75,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     console = _console()
     if not console.is_terminal:
         console.width = 1 << 16
-    console.print(grid)
+    with console.capture() as drawn:
+        console.print(grid)
+    say(drawn.get().rstrip("\n"))
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> None:
@@ -65,7 +85,7 @@ def facts(pairs: Iterable[tuple[str, str]]) -> None:
     listed = list(pairs)
     width = max((len(name) for name, _ in listed), default=0) + 2
     for name, value in listed:
-        print(f"{name + ':':<{width}}{value}")
+        say(f"{name + ':':<{width}}{value}")
 
 
 class Progress:

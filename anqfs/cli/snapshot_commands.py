@@ -11,7 +11,7 @@ import typer
 from anqfs.cli import output
 from anqfs.cli.watch import watch_job
 from anqfs.control import wire
-from anqfs.errors import FilesystemError, NotMounted, UsageError
+from anqfs.errors import FilesystemError, NotFound, UsageError
 
 app = typer.Typer(help="Take, list, delete and restore snapshots of any directory.", no_args_is_help=True)
 
@@ -20,14 +20,19 @@ OfMount = Annotated[str | None, typer.Option("--mountpoint", metavar="MOUNTPOINT
 Number = Annotated[int, typer.Argument(metavar="ID", min=1, help="The snapshot's id.")]
 
 
-def directory_inode(path: str) -> int:
-    """Return the inode number of a directory in a live mount. Raises UsageError when `path` is no directory."""
+def facts_of(path: str) -> os.stat_result:
+    """Return the attributes of a path in a live mount. Raises NotFound, FilesystemError."""
     try:
-        facts = os.stat(path)
-    except FileNotFoundError as error:
-        raise NotMounted(f"{wire.shown(path)}: does not exist") from error
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound(f"{wire.shown(path)}: does not exist") from error
     except OSError as error:
         raise FilesystemError(error.errno or 5, f"{wire.shown(path)}: {error.strerror}") from error
+
+
+def directory_inode(path: str) -> int:
+    """Return the inode number of a directory in a live mount. Raises UsageError when `path` is no directory."""
+    facts = facts_of(path)
     if not stat.S_ISDIR(facts.st_mode):
         raise UsageError(f"{wire.shown(path)}: is no directory: name the directory that holds it")
     return facts.st_ino

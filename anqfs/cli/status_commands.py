@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from anqfs.cli import output
+from anqfs.cli.snapshot_commands import facts_of
 from anqfs.cli.watch import line
 from anqfs.control import wire
-from anqfs.errors import AnqfsError, FilesystemError
+from anqfs.errors import AnqfsError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
@@ -148,10 +149,7 @@ def usage(path: Annotated[str, typer.Argument(metavar="PATH", help="A path in a 
     from anqfs.control import client, locate
 
     entry = locate.by_path(path)
-    try:
-        inode = os.stat(path).st_ino
-    except OSError as error:
-        raise FilesystemError(error.errno or 5, f"{wire.shown(path)}: {error.strerror}") from error
+    inode = facts_of(path).st_ino
     totals = {"path": os.path.abspath(path), **client.Client(entry).get("/v1/usage", inode=inode)}
     if json:
         output.json_document(totals)

@@ -27,7 +27,8 @@ class Job:
     """One piece of background work.
 
     `step` does a bounded part and returns whether there is more; `progress` returns numbers and names for people; `finish` is awaited
-    after the last step, and again after a cancellation. `rate` is the most bytes a second, as counted by progress()["bytes"]; 0: no limit.
+    after the last step, and also after a cancellation. `rate` is the most bytes a second, as counted by progress()["bytes"] from now on;
+    0: no limit.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Job:
         self._finish = finish
         self._cancelled = False
         self._started = trio.current_time()
+        self._before = float(progress().get("bytes", 0))
         self._ended = 0.0
 
     @property
@@ -93,7 +95,7 @@ class Job:
     async def _rest(self, worked: float) -> None:
         pause = max(_LEAST_REST, worked * (1.0 - _WORK_SHARE) / _WORK_SHARE)
         if self.rate > 0:
-            done = float(self._progress().get("bytes", 0))
+            done = float(self._progress().get("bytes", 0)) - self._before
             pause = max(pause, done / self.rate - (trio.current_time() - self._started))
         while pause > 0 and not self._cancelled:
             await trio.sleep(min(pause, 0.2))

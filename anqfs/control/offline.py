@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from anqfs.crypto.secrets import Secret
     from anqfs.store.superblock import Superblock
 
+
 def must_be_free(store: str) -> None:
     """Raise StoreExists when something other than an empty directory is at `store`, StoreMissing when its parent is not there."""
     shown = wire.shown(store)

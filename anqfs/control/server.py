@@ -104,7 +104,7 @@ async def _body(request: Request) -> bytes:
 
 
 async def _parsed(request: Request, kind: type[Body]) -> Body:
-    data = await _body(request)
+    data: bytes = request.state.body
     try:
         return msgspec.convert(wire.loads(data) if data else {}, kind)
     except (msgspec.ValidationError, RecursionError) as error:
@@ -209,6 +209,7 @@ def _endpoint(service: Service, handlers: dict[str, Handler]) -> Callable[[Reque
     async def endpoint(request: Request) -> Response:
         handler = handlers.get(request.method)
         try:
+            request.state.body = await _body(request)
             if handler is None:
                 raise _Refused(405, f"{request.url.path!a} takes {', '.join(handlers)}, not {request.method!a}")
             return _answer(await handler(service, request))
@@ -222,6 +223,10 @@ def _endpoint(service: Service, handlers: dict[str, Handler]) -> Callable[[Reque
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
+    try:
+        await _body(request)  # a client that is still sending would miss the answer
+    except _Refused as refused:
+        return _refusal(refused)
     status = error.status_code if isinstance(error, HTTPException) else 400
     return _refusal(_Refused(status, f"there is nothing at {request.url.path!a}" if status == 404 else "the request is refused"))
 
@@ -232,7 +237,9 @@ _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 def application(service: Service) -> Starlette:
     """Return the ASGI application for one daemon."""
     routes = [Route(path, _endpoint(service, handlers), methods=_METHODS) for path, handlers in ROUTES]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
+    app.router.redirect_slashes = False
+    return app
 
 
 def listen(path: str) -> socket.socket:

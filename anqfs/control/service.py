@@ -27,11 +27,14 @@ if TYPE_CHECKING:
     from anqfs.control.registry import Entry
     from anqfs.mount.session import Session
     from anqfs.namespace.restore import Progress as RestoreProgress
+    from anqfs.namespace.scrub import Batch
 
 Node = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
 _VIEW_SHIFT = 40
 _STEP_BUDGET = 64
-"""How many records a job's step handles."""
+"""How many small parts of a restore one step does."""
+_SCRUB_BUDGET = 256
+"""How many records one step of a scrub verifies."""
 _LONGEST_NAME = 255
 _PARTS = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "max_us": 1.0}
 """Shares of the requests of one kind; the bounds are powers of two nanoseconds."""
@@ -293,19 +296,35 @@ class Service:
         from anqfs.namespace.scrub import Scrub
 
         self._must_stay()
+        self._jobs.must_be_free("scrub")
+        if self._is_writable():
+            await self._session.flush()
+            await self._session.durable()
+        self._jobs.must_be_free("scrub")
         work = Scrub(self._namespace)
 
+        def look() -> Batch:
+            batch = work.take(_SCRUB_BUDGET)
+            work.verify(batch)
+            return batch
+
         async def step() -> bool:
-            return work.step(_STEP_BUDGET)
+            more = work.settle(await trio.to_thread.run_sync(look))
+            self._session.changed()
+            return more
 
         async def finish(cancelled: bool) -> None:
-            await self._session.durable()
+            if self._is_writable():
+                await self._session.durable()
 
         def progress() -> dict[str, Any]:
             state = self._scrub_record()
             return {"records": state.records, "extents": state.extents, "bytes": state.size}
 
         return self._jobs.start("scrub", step, progress, finish, request.rate * (1 << 20)).document()
+
+    def _is_writable(self) -> bool:
+        return not self._volume.read_only and self._volume.failed is None
 
     def _scrub_record(self) -> ScrubState:
         record = self._volume.get(SCRUB)

@@ -62,7 +62,10 @@ def request(path: str, method: str, target: str, body: bytes | None = None) -> t
     """Send a request and return the status and the answer's JSON."""
     connection = _Connection(path)
     try:
-        connection.request(method, target, body)
+        try:
+            connection.request(method, target, body)
+        except BrokenPipeError:
+            assert body is not None and len(body) > 1 << 20  # it was refused before it was all sent; the answer says why
         answer = connection.getresponse()
         data = answer.read()
         return answer.status, json.loads(data) if data else None

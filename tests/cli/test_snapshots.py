@@ -68,7 +68,8 @@ def test_create_wants_a_live_directory(mounted: Bench) -> None:
     assert "snapshot" in mounted.fails(2, "snapshot", "create", made["path"])
     assert "snapshot" in mounted.fails(2, "snapshot", "create", f"{made['path']}/a")
     assert "snapshot" in mounted.fails(2, "snapshot", "create", mounted.mountpoint / ".snapshot")
-    mounted.fails(7, "snapshot", "create", mounted.mountpoint / "missing")
+    mounted.fails(8, "snapshot", "create", mounted.mountpoint / "missing")
+    mounted.fails(8, "snapshot", "create", file / "below")
     mounted.fails(7, "snapshot", "create", mounted.top)
     assert len(mounted.json("snapshot", "list")) == 1
 
@@ -92,7 +93,7 @@ def test_bad_snapshot_names(mounted: Bench, name: str) -> None:
         assert done.stderr.startswith("anqfs: ") and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", [b"new\nline", b"quo'te\"s", b"b\xff\xfe", b"n" * 240, b"-x", b"[red]b[/red]"], ids=ascii)
+@pytest.mark.parametrize("name", [b"new\nline", b"quo'te\"s", b"b\xff\xfe", b"n" * 240, b"-x", b"[red]b"], ids=ascii)
 def test_hostile_snapshot_and_directory_names(mounted: Bench, name: bytes) -> None:
     directory = os.fsencode(mounted.mountpoint) + b"/" + name
     os.mkdir(directory)
@@ -181,7 +182,7 @@ def test_restore_a_part_beside(mounted: Bench) -> None:
     assert target.read_text() == "old"
     assert (report["kind"], report["state"], report["error"]) == ("restore", "done", None)
     assert "exists" in mounted.fails(2, "snapshot", "restore", number, "--path", "a", "--to", target)
-    assert "no such" in mounted.fails(8, "snapshot", "restore", number, "--path", "a/none", "--to", mounted.mountpoint / "two").lower()
+    assert "a/none" in mounted.fails(8, "snapshot", "restore", number, "--path", "a/none", "--to", mounted.mountpoint / "two")
     mounted.fails(2, "snapshot", "restore", number, "--path", "../x", "--to", mounted.mountpoint / "two")
     mounted.fails(8, "snapshot", "restore", "77", "--to", mounted.mountpoint / "two")
     mounted.fails(7, "snapshot", "restore", number, "--to", mounted.top / "outside")
@@ -219,10 +220,10 @@ def test_usage(mounted: Bench) -> None:
     write(mounted.mountpoint / "b", "z")
     os.sync()
     found = mounted.json("usage", mounted.mountpoint / "a")
-    assert (found["bytes"], found["files"], found["directories"], found["symlinks"]) == (501_000 + found["bytes"] - 501_000, 2, 1, 1)
+    assert (found["files"], found["directories"], found["symlinks"]) == (2, 1, 1)
     assert 501_000 <= found["bytes"] <= 501_000 + 16
     assert found["path"] == str(mounted.mountpoint / "a")
     assert mounted.json("usage", mounted.mountpoint)["files"] == 3
     assert "directories" in mounted.ok("usage", mounted.mountpoint)
-    mounted.fails(7, "usage", mounted.mountpoint / "none")
+    mounted.fails(8, "usage", mounted.mountpoint / "none")
     mounted.fails(7, "usage", "/")
