@@ -231,7 +231,7 @@ class Files:
         core = self._core
         inode = core.inode(ino)
         old = self.window(ino, inode, index)
-        if old is None or len(old.pieces) <= MERGE_ABOVE:
+        if old is None or len(old.pieces) <= MERGE_ABOVE or (core.versions.live and self._is_shared(old)):
             return
         data = self.content(old)
         core.room(len(data) + RECORD_ROOM)
@@ -241,6 +241,11 @@ class Files:
         if grown:
             core.usage.resized(inode, 0, grown)
             core.put_inode(ino, inode, replace(inode, birth=core.versions.epoch, allocated=inode.allocated + grown))
+
+    def _is_shared(self, window: Window) -> bool:
+        """Tell whether a snapshot may need the extents of a window anyway, so that merging would only take more space."""
+        core = self._core
+        return window.birth != core.versions.epoch or any(core.references.count(each) > 1 for each in extents_of(window))
 
     # --- truncation
 

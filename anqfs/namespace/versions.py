@@ -81,7 +81,10 @@ class Versions:
     def add(self, snapshot: Snapshot) -> None:
         """Count a new snapshot, which is the newest."""
         self.live.append(snapshot)
-        self._index()
+        self._epochs.append(snapshot.epoch)
+        self.by_id[snapshot.id] = snapshot
+        self.by_root.setdefault(snapshot.root, []).append(snapshot)
+        self.forget()
 
     def discard(self, snapshot: int) -> None:
         """Count a snapshot no more: its deletion began."""
@@ -248,11 +251,14 @@ class Versions:
 
     def visible(self, ino: int, epoch: int, root: int) -> bool:
         """Tell whether an inode is in the tree below `root` as it was at an epoch."""
-        waiting = [ino]
+        waiting, seen = [ino], set()
         while waiting:
             ino = waiting.pop()
             if ino == root:
                 return True
+            if ino in seen:
+                continue
+            seen.add(ino)
             inode: Inode | None = self.at(inode_key(ino), epoch)
             for parent, name in inode.links if inode is not None else ():
                 dirent: Dirent | None = self.at(dirent_key(parent, name), epoch)

@@ -196,7 +196,7 @@ def test_extension_after_truncation_reads_zeros(ns: Namespace) -> None:
     assert ns.read(node, 2 * WINDOW, 600) == bytes(600)
     ns.set_attributes(node, size=0, caller=ROOT)
     assert ns.attributes(node).allocated == 0
-    assert [key for key in ns.volume.scan_keys(b"W", b"X")] == []
+    assert list(ns.volume.scan_keys(b"W", b"X")) == []
 
 
 def test_an_append_after_truncation_inside_an_unsealed_extent_does_not_show_the_old_end(ns: Namespace) -> None:
@@ -366,7 +366,7 @@ class TestLongTruncation:
         ns.snapshot_delete(older.id)
         work_off(ns)
         assert self.keys(ns, node) == 1
-        assert [key for key in ns.volume.scan_keys(b"w", b"x")] == []
+        assert list(ns.volume.scan_keys(b"w", b"x")) == []
 
     def test_unlinked_while_it_is_cut(self, ns: Namespace) -> None:
         node = self.filled(ns)

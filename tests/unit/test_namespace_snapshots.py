@@ -309,7 +309,7 @@ def test_a_snapshot_outlives_its_directory(ns: Namespace) -> None:
     assert ns.read(ns.lookup(top, b"f")[0], 0, 9) == b"old"
     ns.snapshot_delete(number)
     work_off(ns)
-    assert [key for key in ns.volume.scan_keys(b"a", b"z")] == []
+    assert list(ns.volume.scan_keys(b"a", b"z")) == []
 
 
 def test_deletion_goes_on_after_a_crash(tmp_path: Path) -> None:
@@ -335,8 +335,8 @@ def test_deletion_goes_on_after_a_crash(tmp_path: Path) -> None:
         assert ns.read(ns.lookup(top, b"7")[0], 0, 6) == b"oldold"
         ns.snapshot_delete(1)
         work_off(ns, 7)
-        assert [key for key in ns.volume.scan_keys(b"a", b"z")] == []
-        assert [key for key in ns.volume.scan_keys(b"L", b"M")] == []
+        assert list(ns.volume.scan_keys(b"a", b"z")) == []
+        assert list(ns.volume.scan_keys(b"L", b"M")) == []
 
 
 def test_taking_a_snapshot_reads_nothing_of_the_tree(ns: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
