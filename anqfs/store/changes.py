@@ -85,13 +85,12 @@ class Changes:
             self._young = self._cache.young
 
     def _settle(self) -> None:
-        """Renew the read transactions after commits, then stop looking in the groups that are durable."""
+        """Renew the read transactions after commits, then stop looking in the groups that are durable and seen."""
         self._seen = self._writer.finished
         durable = [group for group in self._groups if group.durable]
-        self._record_store.refresh()
-        self._extent_store.refresh()
-        for group in durable:
-            self._groups.remove(group)
+        if self._record_store.refresh() and self._extent_store.refresh():
+            for group in durable:
+                self._groups.remove(group)
 
     def put(self, key: bytes, record: Record) -> None:
         """Put a record. Raises ReadOnlyVolume."""

@@ -40,8 +40,8 @@ class RecordBatch(Batch, Protocol):
 class ExtentBatch(Batch, Protocol):
     """A batch of new extents and of extents to delete."""
 
-    def put(self, extent: int, sealed: memoryview) -> None:
-        """Add an extent. The bytes are copied before this returns."""
+    def put(self, extent: int, sealed: memoryview, *, sliced: bool = False) -> None:
+        """Add an extent. The bytes are copied before this returns. `sliced` asks for small pieces, which fit where space is scattered."""
 
     def remove(self, extent: int) -> None:
         """Delete an extent if it is there."""
@@ -62,8 +62,8 @@ class RecordStore(Protocol):
     def keys(self, start: bytes, stop: bytes, limit: int) -> list[bytes]:
         """As `items`, keys only."""
 
-    def refresh(self) -> None:
-        """See what was committed. Owner only."""
+    def refresh(self) -> bool:
+        """See what was committed; False when a failed commit shut the store and the view stays as it is. Owner only."""
 
     def current_items(self, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """Return the first `limit` values with key > after, as of now. Any thread."""
@@ -100,14 +100,17 @@ class ExtentStore(Protocol):
     def is_resident(self, sealed: memoryview) -> bool:
         """Tell whether the sealed bytes can be read without waiting for a disk."""
 
-    def refresh(self) -> None:
-        """See what was committed. Owner only."""
+    def refresh(self) -> bool:
+        """See what was committed; False when a failed commit shut the store and the view stays as it is. Owner only."""
 
     def reading(self) -> AbstractContextManager[ExtentReading]:
         """Return a context with a view of its own. Any thread."""
 
     def current_ids(self, after: int, limit: int) -> list[int]:
         """Return the first `limit` ids above `after`, as of now. Any thread."""
+
+    def shed(self) -> None:
+        """Give back what a batch that failed may have taken. The writer only, between batches."""
 
     def last_id(self) -> int:
         """Return the highest id as of the last `refresh`; 0 when there is none. Owner only."""

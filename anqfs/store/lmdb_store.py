@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import groupby, islice, takewhile
 from typing import Any
 
 import lmdb
@@ -29,15 +29,29 @@ _READERS = 56
 """One page of the lock file holds these, and that page is written when the store is made: a full disk cannot take it away."""
 _UNWRITTEN_PAGES = 1024
 """Pages at the end of a file that LMDB may have counted and never written; more missing means that the file was cut."""
+_MARGIN = 4 << 20
+"""Bytes past the last page that can be read all the same: what an altered page points to must not be past the end of the file."""
+_RECORD_MAX = 2 << 20
+"""Bytes of a sealed record; a longer one is an altered page's, and its bytes may not exist."""
 _NO_EXTENT = bytes(8)
 """The key that `touch` writes: extent ids begin at 1."""
+_NEARLY_FULL = 1 << 20
+_SLICE = 4080
+"""Bytes of a value that LMDB puts on one page of its own."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def _fault(error: lmdb.Error, what: str) -> AnqfsError:
-    if isinstance(error, lmdb.MapFullError) or getattr(error, "code", 0) in _FULL:
-        return NoSpace(f"the disk or the store's map is full: {what} ({error})")
-    return CommitFailed(f"{what}: {error}")
+def _fault(error: lmdb.Error, what: str, path: bytes) -> AnqfsError:
+    """Return the error for one of LMDB's. A write that a full disk cut short is EIO to LMDB, so the disk is asked."""
+    full = isinstance(error, lmdb.MapFullError) or _number(error) in _FULL
+    if not full and _number(error) == errno.EIO:
+        disk = os.statvfs(path)
+        full = disk.f_bavail * disk.f_frsize < _NEARLY_FULL
+    return NoSpace(f"the disk or the store's map is full: {what} ({error})") if full else CommitFailed(f"{what}: {error}")
+
+
+def _number(error: lmdb.Error) -> int:
+    return int(getattr(error, "code", 0))
 
 
 def _reserve_lock(path: bytes) -> None:
@@ -63,19 +77,23 @@ class _Environment:
     _what = ""
 
     def __init__(self, path: bytes, *, map_size: int, map_limit: int = MAP_LIMIT, read_only: bool = False, create: bool = False) -> None:
+        self._path = path
         self._map_limit = map_limit
         self._gate = threading.Condition()
         self._inside = 0
         self._shut = False
         self._txn: Any = None
+        self._frozen = False
         data = os.path.join(path, b"data.mdb")
         size = os.path.getsize(data) if os.path.exists(data) else 0
+        if size == 0 and not create:
+            raise Damaged(f"the {self._what} database {os.fsdecode(data)!r} is missing or empty")
         if not read_only:
             _reserve_lock(os.path.join(path, b"lock.mdb"))
         try:
             self._env = lmdb.open(
                 path,
-                map_size=min(map_limit, max(map_size, 4 * size)),
+                map_size=min(map_limit, max(map_size, 4 * (size - _MARGIN))),
                 readonly=read_only,
                 create=create,
                 lock=not read_only,
@@ -88,11 +106,11 @@ class _Environment:
         except lmdb.Error as error:
             if "already open" in str(error):
                 raise StoreInUse(f"this process has {os.fsdecode(path)!r} open already") from error
-            if getattr(error, "code", 0) in _FULL:
+            if _number(error) in _FULL:
                 raise NoSpace(f"the disk is too full to open {os.fsdecode(path)!r}") from error
             raise Damaged(f"the {self._what} database {os.fsdecode(path)!r} cannot be opened: {error}") from error
         try:
-            self._check_length(data, read_only)
+            self._guard_end(data, read_only)
             if not read_only:
                 self._env.reader_check()
             self.refresh()
@@ -100,25 +118,40 @@ class _Environment:
             self._env.close()
             raise
 
-    def _check_length(self, data: bytes, read_only: bool) -> None:
-        """Refuse a file that was cut: touching a page beyond its end would kill the process."""
-        expected = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+    def _guard_end(self, data: bytes, read_only: bool) -> None:
+        """Refuse a file that was cut, and see to it that what is a little past its end reads as zeros: elsewhere it kills the process."""
+        info = self._env.info()
+        expected = (info["last_pgno"] + 1) * self._env.stat()["psize"]
         size = os.path.getsize(data)
-        if size >= expected:
-            return
         if expected - size > _UNWRITTEN_PAGES * memory.PAGE:
             raise Damaged(f"the {self._what} database is cut: {size} of {expected} bytes are there")
-        if not read_only:
-            os.truncate(data, expected)
+        if read_only:
+            memory.cover(info["map_addr"], size, info["map_size"])
+        elif size < expected + _MARGIN:
+            os.truncate(data, expected + _MARGIN)
 
-    def refresh(self) -> None:
+    def refresh(self) -> bool:
+        """See what was committed. False when that is impossible, because a failed commit shut the database: the view stays then."""
+        try:
+            renewed = self._begin_view(self._buffers)
+        except lmdb.PanicError as error:
+            if self._txn is None:
+                raise self._damage(error) from error
+            self._frozen = True
+            return False
+        except lmdb.Error as error:
+            raise self._damage(error) from error
         if self._txn is not None:
             self._txn.abort()
-        self._txn = self._view(self._buffers)
+        self._txn = renewed
+        return True
+
+    def _begin_view(self, buffers: bool) -> Any:
+        return self._env.begin(buffers=True) if buffers else self._env.begin()
 
     def _view(self, buffers: bool) -> Any:
         try:
-            return self._env.begin(buffers=True) if buffers else self._env.begin()
+            return self._begin_view(buffers)
         except lmdb.Error as error:
             raise self._damage(error) from error
 
@@ -155,6 +188,16 @@ class _Environment:
         page = stat["psize"]
         held = (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]) * page
         return StoreUsage(held, max(0, (self._env.info()["last_pgno"] + 1) * page - held))
+
+    def shed(self) -> None:
+        """Give back what a failed commit left at the end of the file. The writer only, between batches."""
+        with self._gate:
+            if not self._shut:
+                data = os.path.join(self._path, b"data.mdb")
+                used = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+                if os.path.getsize(data) > used:
+                    os.truncate(data, used)
+                    os.truncate(data, used + _MARGIN)
 
     def trim(self) -> None:
         """Give back the memory that the map has resident."""
@@ -194,22 +237,25 @@ class _Environment:
         try:
             return self._env.begin(write=True, buffers=False)
         except lmdb.Error as error:
-            raise _fault(error, f"the {self._what} database cannot be written") from error
+            raise _fault(error, f"the {self._what} database cannot be written", self._path) from error
 
 
 class _Batch:
     """One write transaction."""
 
-    def __init__(self, txn: Any, what: str) -> None:
+    def __init__(self, txn: Any, path: bytes) -> None:
         self._txn = txn
-        self._what = what
+        self._path = path
+
+    def _fault(self, error: lmdb.Error, what: str) -> AnqfsError:
+        return _fault(error, what, self._path)
 
     def commit(self) -> None:
         txn, self._txn = self._txn, None
         try:
             txn.commit()
         except lmdb.Error as error:
-            raise _fault(error, f"the {self._what} could not be committed") from error
+            raise self._fault(error, "a batch could not be committed") from error
 
     def abort(self) -> None:
         txn, self._txn = self._txn, None
@@ -222,77 +268,110 @@ class _RecordBatch(_Batch):
         try:
             old: bytes | None = self._txn.replace(key, sealed)
         except lmdb.Error as error:
-            raise _fault(error, "a record could not be written") from error
+            raise self._fault(error, "a record could not be written") from error
         return old
 
     def remove(self, key: bytes) -> bytes | None:
         try:
             old: bytes | None = self._txn.pop(key)
         except lmdb.Error as error:
-            raise _fault(error, "a record could not be removed") from error
+            raise self._fault(error, "a record could not be removed") from error
         return old
 
 
 class _ExtentBatch(_Batch):
-    def put(self, extent: int, sealed: memoryview) -> None:
+    def put(self, extent: int, sealed: memoryview, *, sliced: bool = False) -> None:
         key = extent.to_bytes(8, "big")
         try:
-            if not self._txn.put(key, sealed, append=True):
+            if sliced:
+                for at, start in enumerate(range(0, len(sealed), _SLICE)):
+                    self._txn.put(key + at.to_bytes(2, "big"), sealed[start : start + _SLICE])
+            elif not self._txn.put(key, sealed, append=True):
                 self._txn.put(key, sealed)
         except lmdb.Error as error:
-            raise _fault(error, "an extent could not be written") from error
+            raise self._fault(error, "an extent could not be written") from error
 
     def remove(self, extent: int) -> None:
+        key = extent.to_bytes(8, "big")
         try:
-            self._txn.delete(extent.to_bytes(8, "big"))
+            if not self._txn.delete(key):
+                with self._txn.cursor() as cursor:
+                    while cursor.set_range(key) and cursor.key()[:8] == key:
+                        cursor.delete()
         except lmdb.Error as error:
-            raise _fault(error, "an extent could not be deleted") from error
+            raise self._fault(error, "an extent could not be deleted") from error
 
     def touch(self) -> None:
         try:
             self._txn.put(_NO_EXTENT, b"")
         except lmdb.Error as error:
-            raise _fault(error, "the extents could not be touched") from error
+            raise self._fault(error, "the extents could not be touched") from error
+
+
+def _copied(value: memoryview) -> bytes:
+    """Return a record's bytes. Of one that is too long for a record none, so that it does not open."""
+    return bytes(value) if len(value) <= _RECORD_MAX else b""
 
 
 class LmdbRecords(_Environment):
     """The record store (`interfaces.RecordStore`)."""
 
+    _buffers = True
     _what = "record"
 
     def get(self, key: bytes) -> bytes | None:
         try:
-            value: bytes | None = self._txn.get(key)
+            value: memoryview | None = self._txn.get(key)
         except lmdb.Error as error:
             raise self._damage(error) from error
-        return value
+        return None if value is None else _copied(value)
 
     def items(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         found: list[tuple[bytes, bytes]] = []
         with self._cursor(self._txn) as cursor:
             if cursor.set_range(start):
-                for item in cursor:
-                    if item[0] >= stop or len(found) >= limit:
+                for view, value in cursor:
+                    key = bytes(view)
+                    if key >= stop or len(found) >= limit:
                         break
-                    found.append(item)
+                    found.append((key, _copied(value)))
         return found
 
     def keys(self, start: bytes, stop: bytes, limit: int) -> list[bytes]:
         found: list[bytes] = []
         with self._cursor(self._txn) as cursor:
             if cursor.set_range(start):
-                for key in cursor.iternext(keys=True, values=False):
+                for view in cursor.iternext(keys=True, values=False):
+                    key = bytes(view)
                     if key >= stop or len(found) >= limit:
                         break
                     found.append(key)
         return found
 
     def current_items(self, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        with self._reading(buffers=False) as txn, self._cursor(txn) as cursor:
-            return list(islice(cursor, limit)) if cursor.set_range(after + b"\0") else []
+        with self._reading(buffers=True) as txn, self._cursor(txn) as cursor:
+            if not cursor.set_range(after + b"\0"):
+                return []
+            return [(bytes(key), _copied(value)) for key, value in islice(cursor, limit)]
 
     def begin(self) -> RecordBatch:
-        return _RecordBatch(self._begin(), "records")
+        return _RecordBatch(self._begin(), self._path)
+
+
+def _stored(txn: Any, extent: int) -> memoryview | None:
+    """Return the sealed bytes of an extent, put together when they are kept in slices."""
+    key = extent.to_bytes(8, "big")
+    try:
+        value: memoryview | None = txn.get(key)
+        if value is not None:
+            return value
+        slices: list[memoryview] = []
+        with txn.cursor() as cursor:
+            if cursor.set_range(key):
+                slices.extend(part for _, part in takewhile(lambda item: item[0][:8] == key, cursor))
+            return memoryview(b"".join(slices)) if slices else None
+    except lmdb.Error as error:
+        raise Damaged(f"the extent database cannot be read: {error}") from error
 
 
 class _ExtentReading:
@@ -300,11 +379,7 @@ class _ExtentReading:
         self._txn = txn
 
     def get(self, extent: int) -> memoryview | None:
-        try:
-            value: memoryview | None = self._txn.get(extent.to_bytes(8, "big"))
-        except lmdb.Error as error:
-            raise Damaged(f"the extent database cannot be read: {error}") from error
-        return value
+        return _stored(self._txn, extent)
 
 
 class LmdbExtents(_Environment):
@@ -314,14 +389,10 @@ class LmdbExtents(_Environment):
     _what = "extent"
 
     def get(self, extent: int) -> memoryview | None:
-        try:
-            value: memoryview | None = self._txn.get(extent.to_bytes(8, "big"))
-        except lmdb.Error as error:
-            raise self._damage(error) from error
-        return value
+        return _stored(self._txn, extent)
 
     def is_resident(self, sealed: memoryview) -> bool:
-        return memory.is_resident(sealed)
+        return self._frozen or memory.is_resident(sealed)
 
     @contextmanager
     def reading(self) -> Iterator[ExtentReading]:
@@ -332,11 +403,12 @@ class LmdbExtents(_Environment):
         with self._reading(buffers=False) as txn, self._cursor(txn) as cursor:
             if not cursor.set_range((after + 1).to_bytes(8, "big")):
                 return []
-            return [int.from_bytes(key, "big") for key in islice(cursor.iternext(keys=True, values=False), limit)]
+            keys = cursor.iternext(keys=True, values=False)
+            return [int.from_bytes(key, "big") for key, _ in islice(groupby(keys, lambda each: each[:8]), limit)]
 
     def last_id(self) -> int:
         with self._cursor(self._txn) as cursor:
-            return int.from_bytes(cursor.key(), "big") if cursor.last() else 0
+            return int.from_bytes(cursor.key()[:8], "big") if cursor.last() else 0
 
     def begin(self) -> ExtentBatch:
-        return _ExtentBatch(self._begin(), "extents")
+        return _ExtentBatch(self._begin(), self._path)

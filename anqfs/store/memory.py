@@ -11,11 +11,15 @@ import mmap
 
 PAGE = mmap.PAGESIZE
 _MADV_DONTNEED = 4
+_PROT_READ, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE = 1, 2, 16, 32, 0x4000
 _libc = ctypes.CDLL(None, use_errno=True)
 _mincore = _libc.mincore
 _mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 _madvise = _libc.madvise
 _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_mmap = _libc.mmap
+_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_mmap.restype = ctypes.c_void_p
 _get_buffer = ctypes.pythonapi.PyObject_GetBuffer
 _release_buffer = ctypes.pythonapi.PyBuffer_Release
 
@@ -85,6 +89,15 @@ def drop(start: int, length: int) -> None:
     """Drop the page table entries of a read-only file mapping; the pages stay in the kernel's cache. A refusal changes nothing."""
     if start and length:
         _madvise(start & -PAGE, length, _MADV_DONTNEED)
+
+
+def cover(start: int, used: int, length: int) -> None:
+    """Put zeros that take no memory over what a read-only mapping of `length` bytes has past the `used` bytes of its file."""
+    first = -(-used // PAGE) * PAGE
+    if start and first < length:
+        flags = _MAP_PRIVATE | _MAP_FIXED | _MAP_ANONYMOUS | _MAP_NORESERVE
+        if _mmap(start + first, length - first, _PROT_READ, flags, -1, 0) != start + first:
+            raise OSError(ctypes.get_errno(), "the end of a mapping cannot be covered")
 
 
 def mapped_resident() -> int:
