@@ -6,7 +6,6 @@ otherwise; what touches our own mount from inside goes to a thread, or the daemo
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import logging
 import os
@@ -36,12 +35,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_TASKS = 64
-"""Requests in handlers at once. Each worker keeps a buffer of at most 1 MiB."""
+MAX_TASKS = 32
+"""Requests in handlers at once. Each worker keeps a buffer of 1 MiB, and a write that waits for room another one."""
 SWITCH_INTERVAL = 0.0005
 """Seconds another thread may hold the interpreter while the trio thread wants it. Python's 5 ms would be 200 requests."""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_MALLOC_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -166,14 +163,6 @@ def fuse_options(options: MountOptions, *, read_only: bool) -> set[str]:
     return chosen | options.extra
 
 
-def tune_memory() -> None:
-    """Keep request-sized buffers in the heap: by default each fresh MiB is mapped, faulted in page by page and unmapped again."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _MALLOC_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, 2 * _MALLOC_BYTES)
-
-
 def _mount(session: Session, options: MountOptions) -> None:
     """Make the mount and agree with the kernel on how to talk. Raises MountFailed."""
     before = fuse_descriptors()
@@ -210,7 +199,6 @@ async def serve(
     point = place.absolute(mountpoint)
     await trio.to_thread.run_sync(place.prepare, point)
     sys.setswitchinterval(SWITCH_INTERVAL)
-    tune_memory()
     session = Session(namespace, volume, point)
     _mount(session, options)
     orderly = True
