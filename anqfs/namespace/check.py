@@ -281,14 +281,14 @@ class _Checker:
     # ------------------------------------------------------- orphans, the rest
 
     def judge_orphans(self) -> None:
-        """Judge the list of inodes without a name."""
+        """Judge the list of inodes without a name, or with windows that were truncated away."""
         for key, record in self.source.letter(b"O"):
             self.seen()
             inode = self.source.inode(int.from_bytes(key[1:], "big"))
             here = b"inode %d" % int.from_bytes(key[1:], "big")
             if inode is Absent.MISSING and isinstance(record, Orphan):
                 self.complain(here, "it is listed as an orphan but does not exist")
-            elif isinstance(inode, Inode) and inode.links:
+            elif isinstance(inode, Inode) and inode.links and not inode.cut_epoch:
                 self.complain(here, "it is listed as an orphan but has a name")
 
     def judge_extents(self, uses: Uses) -> None:

@@ -87,12 +87,13 @@ class Families:
         self.ino = 0
         self.live: Inode | Absent = Absent.MISSING
         self.versions: list[Version] = []
+        self.stray: set[str] = set()
+        """Kinds of live records that belong to this inode."""
 
     def run(self) -> None:
         """Judge every inode that any record speaks of."""
         while (ino := min(stream.ino for stream in self.streams.values())) <= INO_MAX:
             self.ino = ino
-            self.highest_ino = max(self.highest_ino, ino)
             self.judge()
             for stream in self.streams.values():
                 while stream.ino == ino:
@@ -100,14 +101,20 @@ class Families:
 
     def judge(self) -> None:
         """Judge one inode with all that belongs to it."""
+        self.stray = set()
         self.versions = self.take_versions("I", "i")
         self.live = self.source.inode(self.ino)
+        if self.versions:
+            self.highest_ino = max(self.highest_ino, self.ino)
         self.judge_inode()
         inode = self.live if isinstance(self.live, Inode) else None
         entries, subdirectories, usage = self.judge_names()
         allocated = self.judge_windows()
         has_xattrs = self.judge_xattrs()
         totals = self.judge_usage_versions()
+        if self.live is Absent.MISSING:
+            for letter in sorted(self.stray):
+                self.complain(name_inode(self.ino), f"a live {letter} record belongs to it, but it does not exist")
         if inode is None:
             return
         if is_directory(inode.mode):
@@ -145,6 +152,7 @@ class Families:
                     versions.append((last if record is None else birth_of(record), last, record))
                     self.past(past_of_key, self.ino)
             if key == key_now:
+                self.stray.add(live)
                 record = now.pop()[1]
                 versions.append((0 if record is None else birth_of(record), EPOCH_MAX, record))
             self.judge_history(key, versions)
@@ -335,7 +343,8 @@ class Families:
             end = offset + length
         end = max(end, len(window.inline))
         inode = self.live if last == EPOCH_MAX else None
-        if isinstance(inode, Inode) and inode.links and number * WINDOW + end > inode.size:
+        is_cut = isinstance(inode, Inode) and window.birth < inode.cut_epoch and number >= inode.cut
+        if isinstance(inode, Inode) and inode.links and not is_cut and number * WINDOW + end > inode.size:
             self.fault(f"{where} holds data beyond the end of the file", last)
         return len(window.inline) + sum(piece[1] for piece in window.pieces)
 
@@ -358,8 +367,6 @@ class Families:
                     self.fault("an extended attribute is kept under another name's hash", last)
                 if last == EPOCH_MAX:
                     found = None if record is None else (found if found is None else True)
-        if found and self.live is Absent.MISSING:
-            self.complain(name_inode(self.ino), "extended attributes belong to no inode")
         return found
 
     def judge_usage_versions(self) -> Usage | None:
@@ -403,6 +410,8 @@ class Families:
     def judge_allocated(self, tally: Tally) -> None:
         for _, last, inode in self.past_inodes():
             found = tally.at(last)
+            if inode.cut_epoch:
+                continue  # what waited to be removed then still counted, and was not kept
             if stat.S_ISREG(inode.mode) and found is not None and found != inode.allocated:
                 self.fault(f"it says that it holds {inode.allocated} bytes, but {found} are kept", last)
 
