@@ -107,7 +107,7 @@ def _print(document: dict[str, Any]) -> None:
 
 
 def _mounted_facts(document: dict[str, Any]) -> list[tuple[str, str]]:
-    capacity, usage, commit, scrub = document["capacity"], document["usage"], document["last_commit"], document["scrub"]
+    capacity, commit, scrub = document["capacity"], document["last_commit"], document["scrub"]
     pairs = [
         ("mountpoint", wire.shown(document["mountpoint"]) + (" (read-only)" if document["read_only"] else "")),
         ("store", wire.shown(document["store"])),
@@ -115,7 +115,7 @@ def _mounted_facts(document: dict[str, Any]) -> list[tuple[str, str]]:
         ("pid", f"{document['pid']}, since {document['started']}"),
         ("capacity", f"{output.size(capacity['available'])} available of {output.size(capacity['total'])}"),
         ("store holds", output.size(capacity["used"])),
-        ("files", f"{usage['files']} files, {usage['directories']} directories, {output.size(usage['bytes'])}"),
+        ("files", _totals(document["usage"])),
         ("snapshots", str(document["snapshots"])),
         ("last commit", f"{commit['number']}, {commit['time'] or 'never'}; {output.size(document['uncommitted_bytes'])} not yet committed"),
         ("root", document["root"]),
@@ -127,6 +127,12 @@ def _mounted_facts(document: dict[str, Any]) -> list[tuple[str, str]]:
     if document["restore"] is not None:
         pairs.append(("restore", line(document["restore"])))
     return pairs
+
+
+def _totals(usage: dict[str, Any] | None) -> str:
+    if usage is None:
+        return "not known: the record is damaged, see the log"
+    return f"{usage['files']} files, {usage['directories']} directories, {output.size(usage['bytes'])}"
 
 
 def _print_latency(latency: dict[str, Any]) -> None:

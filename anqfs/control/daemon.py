@@ -177,7 +177,7 @@ class _Daemon:
         try:
             async with trio.open_nursery() as nursery:
                 jobs = Jobs(nursery)
-                service = Service(self._entry, session, jobs, self._unmount)
+                service = Service(self._entry, session, jobs, self._unmount, self._over)
                 end = trio.Event()
                 nursery.start_soon(self._end_jobs, jobs)
                 await nursery.start(_serve_api, service, listener, end)
@@ -300,8 +300,11 @@ def main(arguments: list[str]) -> int:
     with os.fdopen(int(arguments[1]), "wb") as outcome:
 
         def report(document: dict[str, Any]) -> None:
-            outcome.write(json.dumps(document).encode() + b"\n")
-            outcome.close()
+            try:
+                outcome.write(json.dumps(document).encode() + b"\n")
+                outcome.flush()
+            except BrokenPipeError:
+                _log.warning("nobody waits for the outcome any more")
 
         order, secret = _receive_order(int(arguments[0]))
         return run(order, secret, report, foreground=False)

@@ -84,6 +84,8 @@ class Job:
                 await self._rest(trio.current_time() - before)
             await self._finish(more)
             self.state = "cancelled" if more else "done"
+            if more:
+                _log.warning("job %d (%s) was cut short", self.number, self.kind)
         except AnqfsError as error:
             self._fail(error)
         except Exception as error:

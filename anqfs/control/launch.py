@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from anqfs.control.daemon import Order
     from anqfs.crypto.secrets import Secret
 
+_MODULE = "anqfs.control.daemon"
 _POLL = 0.005
 _ANSWER_SECONDS = 30.0
 _EXIT_SECONDS = 120.0
@@ -82,7 +83,7 @@ def start(fields: dict[str, Any], secret: Secret) -> Entry:
         sys.executable,
         "-P",
         "-m",
-        "anqfs.control.daemon",
+        _MODULE,
         str(order_read),
         str(report_write),
         fields["store"],
@@ -166,7 +167,7 @@ def unmount(mountpoint: str) -> None:
         _unmount_unregistered(point)
         return
     _stop(entry)
-    _wait_until_gone(entry)
+    _wait_until_gone(point, entry.pid, entry.started)
 
 
 def _stop(entry: Entry) -> None:
@@ -180,18 +181,36 @@ def _stop(entry: Entry) -> None:
 
 
 def _unmount_unregistered(point: bytes) -> None:
-    """Unmount what another user's daemon serves, or one that is just starting."""
+    """Unmount what another user's daemon serves, one with another registry, or one that is just starting."""
+    daemons = _daemons_at(point)
     try:
         place.unmount(point)
     except OSError as error:
         raise MountFailed(f"{wire.shown(point)}: cannot be unmounted: {error.strerror}") from error
+    for pid, started in daemons:
+        _wait_until_gone(point, pid, started)
 
 
-def _wait_until_gone(entry: Entry) -> None:
+def _daemons_at(point: bytes) -> list[tuple[int, int]]:
+    """Return (pid, start time) of the detached daemons whose arguments name this mount point."""
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/cmdline", "rb") as stream:
+                words = stream.read().split(b"\0")
+        except OSError:
+            continue
+        started = registry.start_time(int(name))
+        if started is not None and _MODULE.encode() in words and words[-2:] == [point, b""]:
+            found.append((int(name), started))
+    return found
+
+
+def _wait_until_gone(point: bytes, pid: int, started: int) -> None:
     deadline = time.monotonic() + _EXIT_SECONDS
-    while registry.is_running(entry):
+    while registry.start_time(pid) == started:
         if time.monotonic() > deadline:
-            raise MountFailed(
-                f"{wire.shown(entry.mountpoint)}: everything is durable, but the daemon (pid {entry.pid}) does not end: see its log"
-            )
+            raise MountFailed(f"{wire.shown(point)}: it is unmounted, but the daemon (pid {pid}) does not end: see its log")
         time.sleep(_POLL)

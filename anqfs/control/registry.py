@@ -96,10 +96,11 @@ def _locked(path: str) -> Iterator[None]:
 def _read(path: str) -> Entry | None:
     try:
         with open(path, encoding="ascii") as stream:
-            return Entry(**json.load(stream))
+            fields = json.load(stream)
+            return Entry(**{name: fields[name] for name in Entry._fields})
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, OSError):
+    except (ValueError, TypeError, KeyError, OSError):
         return Entry(os.path.basename(path)[: -len(".json")], 0, 0, "", "", "", "", "", 0, False)
 
 

@@ -39,11 +39,15 @@ from starlette.routing import Route
 
 from anqfs import errors
 from anqfs.control import wire
-from anqfs.control.service import KeyRequest, RestoreRequest, ScrubRequest, Service, SnapshotRequest
+from anqfs.control.requests import KeyRequest, RestoreRequest, ScrubRequest, SnapshotRequest
+from anqfs.control.service import Service
 
 _log = logging.getLogger("anqfs.control.server")
 
 _BACKLOG = 64
+_JSON = "application/json"
+_LONG = 500
+"""A longer list is turned into JSON on a thread."""
 _STATUS: dict[type[errors.AnqfsError], int] = {
     errors.UsageError: 400,
     errors.KeySlotError: 400,
@@ -73,7 +77,7 @@ class _Refused(errors.AnqfsError):
 
 
 def _answer(value: Any, status: int = 200) -> Response:
-    return Response(wire.dumps(value), status, media_type="application/json")
+    return Response(wire.dumps(value), status, media_type=_JSON)
 
 
 def _status_of(error: errors.AnqfsError) -> int:
@@ -131,7 +135,7 @@ async def _get_status(service: Service, request: Request) -> Any:
 
 
 async def _get_snapshots(service: Service, request: Request) -> Any:
-    return service.snapshots(_number(request.query_params.get("inode"), "inode"))
+    return await service.snapshots(_number(request.query_params.get("inode"), "inode"))
 
 
 async def _post_snapshot(service: Service, request: Request) -> Any:
@@ -212,7 +216,9 @@ def _endpoint(service: Service, handlers: dict[str, Handler]) -> Callable[[Reque
             request.state.body = await _body(request)
             if handler is None:
                 raise _Refused(405, f"{request.url.path!a} takes {', '.join(handlers)}, not {request.method!a}")
-            return _answer(await handler(service, request))
+            value = await handler(service, request)
+            is_long = isinstance(value, list) and len(value) > _LONG
+            return Response(await trio.to_thread.run_sync(wire.dumps, value), media_type=_JSON) if is_long else _answer(value)
         except errors.AnqfsError as error:
             return _refusal(error)
         except Exception:

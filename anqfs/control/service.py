@@ -6,99 +6,52 @@ unmounting) goes to a thread.
 
 from __future__ import annotations
 
-import base64
-import binascii
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import trio
 
 import anqfs
 from anqfs.control import keys, offline, wire
 from anqfs.control.jobs import Jobs
-from anqfs.crypto.secrets import KEY_FILE_MAX, KEY_FILE_MIN, Secret
-from anqfs.errors import MountFailed, NotFound, StoreInUse, UsageError
+from anqfs.control.requests import KeyRequest, RestoreRequest, ScrubRequest, SnapshotRequest
+from anqfs.errors import Damaged, MountFailed, NotFound, ReadOnlyVolume, StoreInUse, UsageError
+from anqfs.namespace.restore import Progress as RestoreProgress
+from anqfs.namespace.restore import Restore
+from anqfs.namespace.scrub import Batch, Scrub
 from anqfs.store.schema import ROOT_INO, SCRUB, ScrubState, Snapshot
 
 if TYPE_CHECKING:
     from anqfs.control.registry import Entry
     from anqfs.mount.session import Session
-    from anqfs.namespace.restore import Progress as RestoreProgress
-    from anqfs.namespace.scrub import Batch
 
-Node = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
+_log = logging.getLogger("anqfs.control.service")
+
 _VIEW_SHIFT = 40
 _STEP_BUDGET = 64
 """How many small parts of a restore one step does."""
 _SCRUB_BUDGET = 256
 """How many records one step of a scrub verifies."""
-_LONGEST_NAME = 255
+_SNAPSHOTS_AT_ONCE = 256
 _PARTS = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "max_us": 1.0}
 """Shares of the requests of one kind; the bounds are powers of two nanoseconds."""
 
 
-class SnapshotRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """A snapshot of the directory `inode`, or of the directory at `path` from the volume's root. `expires` is ns since 1970, 0 never."""
-
-    inode: Node | None = None
-    path: Annotated[str, msgspec.Meta(max_length=32760)] | None = None
-    name: Annotated[str, msgspec.Meta(max_length=_LONGEST_NAME)] | None = None
-    expires: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
-
-
-class RestoreRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Restore `path` of a snapshot in place, or as the new name `name` in the directory `parent`."""
-
-    snapshot: Node
-    path: Annotated[str, msgspec.Meta(max_length=32760)] = ""
-    in_place: bool = False
-    parent: Node | None = None
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=_LONGEST_NAME)] | None = None
-
-
-class ScrubRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Scrub with at most `rate` MiB/s; 0: no limit."""
-
-    rate: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0
-
-
-class KeyRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """A secret to add: `kind` is passphrase or key-file, `material` base64."""
-
-    kind: str
-    material: str
-
-    def __repr__(self) -> str:
-        return f"KeyRequest({self.kind!r})"
-
-
-def _secret(request: KeyRequest) -> Secret:
-    try:
-        material = base64.b64decode(request.material, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise UsageError("the material is not base64") from error
-    if request.kind == "passphrase":
-        return Secret.from_passphrase(material)
-    if request.kind == "key-file":
-        if not KEY_FILE_MIN <= len(material) <= KEY_FILE_MAX:
-            raise UsageError(f"a key file holds {KEY_FILE_MIN} to {KEY_FILE_MAX} bytes, not {len(material)}")
-        return Secret("key-file", material)
-    raise UsageError(f"the kind {request.kind[:40]!a} is neither passphrase nor key-file")
-
-
 class Service:
-    """One mounted volume. `unmount` takes the mount away (raising MountFailed when it is busy) and waits until the session is over."""
+    """One mounted volume. `unmount` takes the mount away (raising MountFailed when it is busy) and waits for `over`, the session's end."""
 
-    def __init__(self, entry: Entry, session: Session, jobs: Jobs, unmount: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, entry: Entry, session: Session, jobs: Jobs, unmount: Callable[[], Awaitable[None]], over: trio.Event) -> None:
         self._entry = entry
         self._session = session
         self._volume = session.volume
         self._namespace = session.namespace
         self._jobs = jobs
         self._unmount = unmount
+        self._over = over
+        self._scrub: Scrub | None = None
         self._began = time.time_ns()
         self._stopping = False
 
@@ -121,7 +74,7 @@ class Service:
             "started": wire.moment(self._began),
             "log": entry.log,
             "capacity": capacity._asdict(),
-            "usage": self.usage(ROOT_INO),
+            "usage": self._usage_or_none(),
             "snapshots": len(self._namespace.snapshots()),
             "last_commit": {"number": number, "time": wire.moment(moment)},
             "uncommitted_bytes": volume.dirty_bytes(),
@@ -150,6 +103,13 @@ class Service:
             "others": totals.others,
         }
 
+    def _usage_or_none(self) -> dict[str, int] | None:
+        try:
+            return self.usage(ROOT_INO)
+        except Damaged as error:
+            _log.error("the totals of the root: %s", error)
+            return None
+
     # --- snapshots
 
     def _absolute(self, path: bytes | None) -> str | None:
@@ -159,8 +119,7 @@ class Service:
         inside = path.strip(b"/")
         return os.fsdecode(mountpoint.rstrip(b"/") + b"/" + inside if inside else mountpoint)
 
-    def _snapshot(self, snapshot: Snapshot) -> dict[str, Any]:
-        directory = self._absolute(self._namespace.path_of(snapshot.root))
+    def _snapshot(self, snapshot: Snapshot, directory: str | None) -> dict[str, Any]:
         name = wire.text(snapshot.name)
         return {
             "id": snapshot.id,
@@ -175,9 +134,21 @@ class Service:
             "uuid": self._entry.uuid,
         }
 
-    def snapshots(self, inode: int | None = None) -> list[dict[str, Any]]:
+    async def _every_snapshot(self) -> list[dict[str, Any]]:
+        """Return all snapshots, giving way now and then: there may be 40,000."""
+        directories: dict[int, str | None] = {}
+        every = []
+        for number, one in enumerate(self._namespace.snapshots()):
+            if number % _SNAPSHOTS_AT_ONCE == _SNAPSHOTS_AT_ONCE - 1:
+                await trio.sleep(0)
+            if one.root not in directories:
+                directories[one.root] = self._absolute(self._namespace.path_of(one.root))
+            every.append(self._snapshot(one, directories[one.root]))
+        return every
+
+    async def snapshots(self, inode: int | None = None) -> list[dict[str, Any]]:
         """Return the snapshots: all, or those of a directory, of those above it that cover it, and of those below it."""
-        every = [self._snapshot(one) for one in self._namespace.snapshots()]
+        every = await self._every_snapshot()
         if inode is None or inode == ROOT_INO:
             return every
         covering = {one.id for one in self._namespace.covering(inode)}
@@ -204,16 +175,18 @@ class Service:
         name = None if request.name is None else wire.raw(request.name)
         if name is not None and (not name or b"/" in name):
             raise UsageError(f"the name {request.name!a} is empty or holds a slash: give another")
+        self._must_be_writable()
         directory = self._directory(request)
         if directory >> _VIEW_SHIFT:
             raise UsageError("the directory is in a snapshot: snapshots are of live directories")
         await self._session.flush()
         snapshot = self._namespace.snapshot_create(directory, name, request.expires)
         await self._session.durable()
-        return self._snapshot(snapshot)
+        return self._snapshot(snapshot, self._absolute(self._namespace.path_of(snapshot.root)))
 
     async def snapshot_delete(self, number: int) -> dict[str, Any]:
         """Delete a snapshot, durably; its space comes back in the background. Raises NotFound."""
+        self._must_be_writable()
         self._existing(number)
         self._namespace.snapshot_delete(number)
         self._session.changed()
@@ -222,10 +195,10 @@ class Service:
         return {"id": number}
 
     def _existing(self, number: int) -> Snapshot:
-        for snapshot in self._namespace.snapshots():
-            if snapshot.id == number and snapshot.state == 0:
-                return snapshot
-        raise NotFound(f"there is no snapshot {number}: see `anqfs snapshot list`")
+        try:
+            return self._namespace.snapshot(number)
+        except NotFound as error:
+            raise NotFound(f"{error}: see `anqfs snapshot list`") from error
 
     # --- jobs
 
@@ -243,10 +216,9 @@ class Service:
 
     async def restore(self, request: RestoreRequest) -> dict[str, Any]:
         """Start a restore and return its job. Raises NotFound, UsageError, StoreInUse while another runs."""
-        from anqfs.namespace.restore import Restore
-
         self._jobs.must_be_free("restore")
         self._must_stay()
+        self._must_be_writable()
         destination = self._destination(request)
         path = b"/".join(_components(request.path))
         self._existing(request.snapshot)
@@ -274,10 +246,16 @@ class Service:
 
     async def _forget(self, changes: list[tuple[int, bytes | None]]) -> None:
         """Make the kernel forget what it keeps of these inodes (inode, None) and names (directory, name)."""
-        if changes:
-            nodes = dict.fromkeys(node for node, _ in changes)
-            names = dict.fromkeys((node, name) for node, name in changes if name is not None)
+        if not changes or self._over.is_set():
+            return
+        nodes = dict.fromkeys(node for node, _ in changes)
+        names = dict.fromkeys((node, name) for node, name in changes if name is not None)
+        try:
             await self._session.invalidate(nodes, names)
+        except OSError as error:
+            if not self._over.is_set():
+                raise
+            _log.info("the mount went away while the kernel was told of changes: %s", error)
 
     def _destination(self, request: RestoreRequest) -> tuple[int, bytes] | None:
         if request.in_place:
@@ -293,15 +271,13 @@ class Service:
 
     async def scrub(self, request: ScrubRequest) -> dict[str, Any]:
         """Start a scrub, or go on with the one that was stopped, and return its job."""
-        from anqfs.namespace.scrub import Scrub
-
         self._must_stay()
         self._jobs.must_be_free("scrub")
         if self._is_writable():
             await self._session.flush()
             await self._session.durable()
         self._jobs.must_be_free("scrub")
-        work = Scrub(self._namespace)
+        work = self._scrub = Scrub(self._namespace)
 
         def look() -> Batch:
             batch = work.take(_SCRUB_BUDGET)
@@ -326,8 +302,20 @@ class Service:
     def _is_writable(self) -> bool:
         return not self._volume.read_only and self._volume.failed is None
 
+    def _must_be_writable(self) -> None:
+        if self._volume.failed is not None:
+            raise self._volume.failed
+        if self._volume.read_only:
+            raise ReadOnlyVolume(f"{wire.shown(self._entry.mountpoint)}: is mounted read-only")
+
     def _scrub_record(self) -> ScrubState:
-        record = self._volume.get(SCRUB)
+        if self._scrub is not None:
+            return self._scrub.state
+        try:
+            record = self._volume.get(SCRUB)
+        except Damaged as error:
+            _log.error("how far the scrub came is not known: %s", error)
+            return ScrubState()
         return record if isinstance(record, ScrubState) else ScrubState()
 
     def scrub_state(self) -> dict[str, Any]:
@@ -361,16 +349,19 @@ class Service:
 
     async def key_add(self, request: KeyRequest) -> dict[str, Any]:
         """Add a slot. The derivation takes half a second, off the trio thread."""
-        secret = _secret(request)
+        secret = request.secret()
+        self._must_be_writable()
         return {"slot": await trio.to_thread.run_sync(self._volume.add_slot, secret)}
 
     async def key_remove(self, slot: int) -> dict[str, Any]:
         """Remove a slot. Raises KeySlotError."""
+        self._must_be_writable()
         await trio.to_thread.run_sync(self._volume.remove_slot, slot)
         return self.keys()
 
     async def key_rotate(self) -> dict[str, Any]:
         """Make a key generation, durable when this returns."""
+        self._must_be_writable()
         self._volume.rotate()
         await self._session.durable()
         return self.keys()

@@ -9,7 +9,9 @@ An error is `{"error": class, "message": one line, "exit_code": number}`, where 
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from datetime import UTC, datetime
 from typing import Any
 
@@ -75,7 +77,10 @@ def moment(nanoseconds: int) -> str | None:
 
 def to_fault(error: errors.AnqfsError) -> dict[str, Any]:
     """Return the JSON form of an error."""
-    return {"error": type(error).__name__, "message": str(error), "exit_code": error.exit_code, "errno": error.errno}
+    message = str(error)
+    if isinstance(error, errors.FilesystemError) and message == errno.errorcode.get(error.errno):
+        message = os.strerror(error.errno)
+    return {"error": type(error).__name__, "message": message, "exit_code": error.exit_code, "errno": error.errno}
 
 
 def from_fault(fault: Any) -> errors.AnqfsError:
