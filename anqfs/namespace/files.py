@@ -30,6 +30,7 @@ MERGE_NOW = 128
 REMOVE_NOW = 1024
 """Windows that a truncation removes at once."""
 _MERGES_MAX = 65536
+_FEW = 8
 _WINDOW_MAX = (1 << 63) // WINDOW
 Patch = tuple[bytearray, int, memoryview]
 Range = tuple[int, int, int, int]
@@ -62,7 +63,12 @@ class Files:
         size = min(size, inode.size - offset)
         if size <= 0:
             return b""
-        parts = [self._read_window(self.window(ino, inode, index, epoch), inside, length) for index, inside, _, length in cut(offset, size)]
+        parts = []
+        for index, inside, _, length in cut(offset, size):
+            window = self.window(ino, inode, index, epoch)
+            if window is None and _has_no_hole(inode):
+                raise Damaged(f"the map of MiB {index} is missing from the store")
+            parts.append(self._read_window(window, inside, length))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def cold(self, ino: int, inode: Inode, epoch: int | None, offset: int, size: int) -> list[Range]:
@@ -277,6 +283,8 @@ class Files:
         """Tell whether the removal of all windows from `first` on is left to the background. One such removal at a time, or wider ones."""
         if ino in self.trimming and first > inode.cut:
             return False
+        if not inode.cut_epoch and _windows_of(inode) - first < REMOVE_NOW:
+            return False
         keys = self._core.volume.scan_keys(window_key(ino, first), window_key(ino, _WINDOW_MAX))
         return any(count >= REMOVE_NOW for count, _ in enumerate(keys))
 
@@ -301,6 +309,8 @@ class Files:
 
         Returns (bytes of data removed, number of the window to go on from or None at the end).
         """
+        if not inode.cut_epoch and _windows_of(inode) - first <= _FEW and (limit is None or limit >= _FEW):
+            return self._remove_few(ino, inode, first), None
         removed = 0
         for count, (key, record) in enumerate(self._core.volume.scan(window_key(ino, first), window_key(ino, _WINDOW_MAX))):
             index = int.from_bytes(key[9:], "big")
@@ -310,6 +320,16 @@ class Files:
                 self._remove(ino, inode, index, record)
                 removed += allocated(record)
         return removed, None
+
+    def _remove_few(self, ino: int, inode: Inode, first: int) -> int:
+        """Remove the windows from `first` on of a file that has few: without a scan."""
+        removed = 0
+        for index in range(first, _windows_of(inode)):
+            found: Window | None = self._core.get(window_key(ino, index))
+            if found is not None:
+                self._remove(ino, inode, index, found)
+                removed += allocated(found)
+        return removed
 
     def _remove(self, ino: int, inode: Inode, index: int, window: Window) -> None:
         core = self._core
@@ -340,8 +360,18 @@ class Files:
         return Damaged(f"{where}: reading at byte {offset}: {error}")
 
 
+def _has_no_hole(inode: Inode) -> bool:
+    """Tell whether all bytes of a file are surely kept, so that a record that is not there was taken away."""
+    return inode.allocated >= inode.size and not inode.cut_epoch
+
+
 def _is_cut(inode: Inode, index: int, window: Window) -> bool:
     return window.birth < inode.cut_epoch and index >= inode.cut
+
+
+def _windows_of(inode: Inode) -> int:
+    """Return the number of windows that a file's size spans. Only windows that were truncated away can be beyond."""
+    return -(-inode.size // WINDOW)
 
 
 def _upto(inode: Inode, index: int, window: Window) -> int:

@@ -14,6 +14,7 @@ import errno
 import logging
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from operator import attrgetter
 from stat import S_IFDIR
 
@@ -25,6 +26,7 @@ from anqfs.namespace.references import extents_of
 from anqfs.namespace.views import Views
 from anqfs.store.schema import (
     COUNTER_SNAPSHOT,
+    EPOCH_MAX,
     Counter,
     Dead,
     Dirent,
@@ -32,6 +34,7 @@ from anqfs.store.schema import (
     Mark,
     Snapshot,
     Window,
+    dead_key,
     dirent_key,
     inode_key,
     live_key,
@@ -58,6 +61,8 @@ class Snapshots:
         self.views = Views(core)
         self.deleting: deque[int] = deque()
         """Snapshots whose dead list is being walked."""
+        self._positions: dict[int, bytes] = {}
+        """How far their dead lists are walked."""
         self._changed = 0
 
     def load(self) -> None:
@@ -137,11 +142,12 @@ class Snapshots:
         core = self._core
         snapshot: Snapshot | None = core.get(snapshot_key(number))
         if snapshot is None:
-            core.after.append(lambda: self.deleting.remove(number))
+            core.after.append(lambda: self._deleted(number))
             return
-        prefix = b"L" + snapshot_key(number)[1:]
-        for count, (key, record) in enumerate(core.volume.scan(prefix, prefix_end(prefix))):
+        start = self._positions.get(number, dead_key(number, 0))
+        for count, (key, record) in enumerate(core.volume.scan(start, dead_key(number, EPOCH_MAX))):
             if count >= budget:
+                core.after.append(partial(self._positions.update, {number: key}))
                 return
             assert isinstance(record, Dead)
             core.volume.delete(key)
@@ -150,7 +156,11 @@ class Snapshots:
             return
         core.volume.delete(mark_key(snapshot.root, number))
         core.volume.delete(snapshot_key(number))
-        core.after.append(lambda: self.deleting.remove(number))
+        core.after.append(lambda: self._deleted(number))
+
+    def _deleted(self, number: int) -> None:
+        self.deleting.remove(number)
+        self._positions.pop(number, None)
 
     def _pass_on(self, dead: Dead, epoch: int) -> None:
         """Give a past record to the next older snapshot that needs it, or remove it. A damaged one stays, on no list."""

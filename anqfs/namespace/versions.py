@@ -232,6 +232,7 @@ class Versions:
         if at < 0:
             return None
         if exact and self._epochs[at] == upto:
+            self._remember(ino, upto, self.live[at], 0)
             return self.live[at]
         found, low = self._needers.get((ino, upto), (None, EPOCH_MAX))
         if found is not None:
@@ -244,10 +245,14 @@ class Versions:
                 found = snapshot
                 break
             at -= 1
+        self._remember(ino, upto, found, birth)
+        return found
+
+    def _remember(self, ino: int, upto: int, found: Snapshot | None, low: int) -> None:
+        """Note an answer of `needer`; None means none down to epoch `low`. What a snapshot shows never changes."""
         if len(self._needers) >= _MEMO_MAX:
             self._needers.clear()
-        self._needers[ino, upto] = (found, birth)
-        return found
+        self._needers[ino, upto] = (found, low)
 
     def visible(self, ino: int, epoch: int, root: int) -> bool:
         """Tell whether an inode is in the tree below `root` as it was at an epoch."""
