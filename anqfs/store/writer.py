@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 from anqfs.crypto.digest import RecordDigest
 from anqfs.crypto.sealing import SEALED_EXTENT_MAX, RecordSealer, SealerCache
-from anqfs.errors import AnqfsError, CommitFailed
+from anqfs.errors import AnqfsError, CommitFailed, NoSpace
 from anqfs.store.codec import encode
 from anqfs.store.group import Group
 from anqfs.store.interfaces import ExtentStore, RecordStore
@@ -25,7 +25,7 @@ from anqfs.store.schema import ROOT_DIGEST, Frees, RootDigest
 
 _log = logging.getLogger(__name__)
 EXTENT_BATCH = 32 << 20
-"""Sealed bytes of extents after which they are committed, so that LMDB does not hold a whole group once more in memory."""
+"""Bytes of extents after which they are committed, so that LMDB does not hold a whole group once more in memory."""
 _FREES_IN_RECORD = 2048
 _YIELD_EVERY = 16
 _TURN = 0.0001
@@ -73,6 +73,22 @@ class WriterState:
         """Extents nobody refers to, durably so."""
         self.frees_keys: list[bytes] = []
         """Keys of the `F` records that hold them."""
+
+
+ExtentItem = tuple[int, tuple[bytes | bytearray | memoryview, int]]
+
+
+def _batches(group: Group) -> Iterator[list[ExtentItem]]:
+    """Yield the group's extents in batches of about EXTENT_BATCH bytes; at least one batch, be it empty."""
+    batch: list[ExtentItem] = []
+    size = 0
+    for item in group.extents.items():
+        if size >= EXTENT_BATCH:
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += len(item[1][0])
+    yield batch
 
 
 class Writer:
@@ -198,32 +214,39 @@ class Writer:
 
     def _commit_extents(self, group: Group, frees: list[int]) -> int:
         """Delete `frees` and write the group's extents, durably; returns the sealed bytes written."""
+        written = 0
+        for items in _batches(group):
+            try:
+                written += self._write_batch(items, frees, touch=group.touch, sliced=False)
+            except NoSpace:
+                self._extents.shed()
+                self.counters["sliced_batches"] += 1
+                written += self._write_batch(items, frees, touch=group.touch, sliced=True)
+            self.counters["extents_freed"] += len(frees)
+            frees = []
+        return written
+
+    def _write_batch(self, items: list[ExtentItem], frees: list[int], *, touch: bool, sliced: bool) -> int:
+        """Commit some extents. When there is no room for whole ones in one place, `sliced` ones may still fit."""
+        written = 0
         batch = self._extents.begin()
         try:
-            if group.touch:
+            if touch:
                 batch.touch()
             for extent in frees:
                 batch.remove(extent)
-            filled = written = 0
             with memoryview(self._buffer) as view:
-                for extent, (data, number) in group.extents.items():
-                    if filled >= EXTENT_BATCH:
-                        batch.commit()
-                        self.counters["fsyncs"] += 1
-                        filled = 0
-                        batch = self._extents.begin()
+                for extent, (data, number) in items:
                     used = self._sealers.get(number).seal_into(extent, data, view)
                     with view[:used] as sealed:
-                        batch.put(extent, sealed)
-                    filled += used
+                        batch.put(extent, sealed, sliced=sliced)
                     written += used
             batch.commit()
         finally:
             batch.abort()
         self.counters["fsyncs"] += 1
-        self.counters["extents_written"] += len(group.extents)
+        self.counters["extents_written"] += len(items)
         self.counters["bytes_written"] += written
-        self.counters["extents_freed"] += len(frees)
         return written
 
     def _commit_records(self, group: Group, applied: list[bytes]) -> None:

@@ -509,7 +509,7 @@ def test_what_is_committed_while_the_writer_is_busy_becomes_one_group(volume: Vo
     first = volume.commit()
     assert held.entered.wait(30)
     tickets = []
-    extent, number = volume.write_extent(b"data")
+    extent, _ = volume.write_extent(b"data")
     for size in range(20):
         volume.put(inode_key(2), inode(size))
         volume.put(inode_key(100 + size), inode(size))
