@@ -36,7 +36,10 @@ class Latency:
 
     def of(self, operation: str) -> list[int]:
         """Return the counts of `operation`, to be added to in place."""
-        return self._counts.setdefault(operation, [0] * BUCKETS)
+        counts = self._counts.get(operation)
+        if counts is None:
+            counts = self._counts[operation] = [0] * BUCKETS
+        return counts
 
     def snapshot(self) -> dict[str, list[tuple[int, int]]]:
         """Return (upper bound in ns, requests) of each bucket in use, by operation."""

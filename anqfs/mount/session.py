@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyfuse3
 import trio
 
-from ..errors import MountFailed
+from ..errors import AnqfsError, MountFailed
 from . import mountpoint as place
 from . import poll
 from .background import Background
@@ -129,10 +129,13 @@ class Session:
             return True
         if not force:
             return False
-        log.warning("%r is in use and is unmounted all the same", os.fsdecode(self.mountpoint))
-        await self.flush()
-        await self.durable()
-        await trio.to_thread.run_sync(place.detach, self.mountpoint)
+        log.warning("%r is in use and is unmounted all the same (%s)", os.fsdecode(self.mountpoint), error.strerror)
+        try:
+            await self.flush()
+            await self.durable()
+            await trio.to_thread.run_sync(place.detach, self.mountpoint)
+        except (AnqfsError, OSError) as fault:
+            log.error("%r is left dead: %s", os.fsdecode(self.mountpoint), fault)
         pyfuse3.terminate()
         return True
 
@@ -219,9 +222,11 @@ async def serve(
     finally:
         poll.uninstall()
         pyfuse3.close(unmount=orderly and place.mounted_at(point) is not None)
-        with trio.CancelScope(shield=True):
-            await _last_commit(session)
-        session._ended.set()
+        try:
+            with trio.CancelScope(shield=True):
+                await _last_commit(session)
+        finally:
+            session._ended.set()
 
 
 async def _unmount_when(stop: trio.Event, session: Session) -> None:

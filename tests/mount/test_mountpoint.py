@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from mounted import Mount, until
+from mounted import NOBODY, Mount, in_child, until
 
 from anqfs.errors import MountFailed
 from anqfs.mount import mountpoint as place
@@ -168,3 +169,33 @@ def test_a_read_only_volume_is_mounted_read_only(mount: Mount) -> None:
 def test_the_kernel_reads_ahead_further_than_it_does_by_default(mount: Mount) -> None:
     device = os.stat(mount.point).st_dev
     assert int(Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb").read_text()) > 128
+
+
+def test_an_ordinary_user_mounts_through_fusermount3(stopped: Mount) -> None:
+    """The daemon as nobody: its own files, nobody else let in, unmounted with SIGTERM. In a mount namespace where /dev/fuse is for all."""
+    shutil.rmtree(stopped.store)
+    stopped.key_file.unlink()
+    for path in (stopped.base, stopped.point):
+        os.chown(path, NOBODY, NOBODY)
+    in_child(NOBODY, stopped.make_store)
+    device = stopped.base / "fuse"
+    os.mknod(device, 0o20666, os.stat("/dev/fuse").st_rdev)
+    device.chmod(0o666)
+    become = f"exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups --inh-caps=-all"
+    stopped.start("unshare", "--mount", "sh", "-c", f'mount --bind {device} /dev/fuse && {become} -- "$@"', "sh")
+    inside = Path(f"/proc/{stopped.pid}/root") / stopped.point.relative_to("/")
+    with pytest.raises(PermissionError):
+        os.listdir(inside)
+    in_child(NOBODY, _in_namespace_of, stopped.pid, stopped.point)
+    stopped.stop()
+    stopped.start()
+    assert (stopped.point / "file").read_bytes() == b"nobody's"
+    assert (stopped.point / "file").stat().st_uid == NOBODY
+    assert len(os.listdir(stopped.point / ".snapshot")) == 1
+
+
+def _in_namespace_of(pid: int, point: Path) -> None:
+    inside = Path(f"/proc/{pid}/root") / point.relative_to("/")
+    (inside / "file").write_bytes(b"nobody's")
+    (inside / "file").chmod(0o640)
+    os.mkdir(inside / ".snapshot" / "shot")
