@@ -66,9 +66,16 @@ class Snapshots:
         self._changed = 0
 
     def load(self) -> None:
-        """Read all snapshots."""
+        """Read all snapshots. One whose record is damaged goes on under another name: its epoch, which protects its data, is kept twice."""
         live: list[Snapshot] = []
-        for _, record in self._core.volume.scan(b"S", prefix_end(b"S")):
+        for key in self._core.volume.scan_keys(b"S", prefix_end(b"S")):
+            number = int.from_bytes(key[1:], "big")
+            try:
+                record = self._core.get(key)
+            except Damaged as damage:
+                _log.error("snapshot %d is damaged, what it holds is kept: %s", number, damage)
+                live.extend(self._from_marks(number))
+                continue
             assert isinstance(record, Snapshot)
             self._changed = max(self._changed, record.created)
             if record.state:
@@ -76,6 +83,16 @@ class Snapshots:
             else:
                 live.append(record)
         self._core.versions.load(live)
+
+    def _from_marks(self, number: int) -> Iterator[Snapshot]:
+        """Yield what the index by directory tells of a snapshot."""
+        for key in self._core.volume.scan_keys(b"s", prefix_end(b"s")):
+            if int.from_bytes(key[9:], "big") == number:
+                try:
+                    mark: Mark = self._core.get(key)
+                except Damaged:
+                    continue
+                yield Snapshot(number, b"damaged", int.from_bytes(key[1:9], "big"), mark.epoch, 0)
 
     # --- coming and going
 
