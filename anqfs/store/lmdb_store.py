@@ -20,6 +20,7 @@ import lmdb
 from anqfs.errors import AnqfsError, CommitFailed, Damaged, NoSpace, StoreInUse
 from anqfs.store import memory
 from anqfs.store.interfaces import ExtentBatch, ExtentReading, RecordBatch, StoreUsage
+from anqfs.store.mapping import Mapping
 
 RECORD_MAP = 64 << 30
 EXTENT_MAP = 1 << 40
@@ -81,6 +82,7 @@ class _Environment:
         self._map_limit = map_limit
         self._gate = threading.Condition()
         self._inside = 0
+        self._moving = False
         self._shut = False
         self._txn: Any = None
         self._frozen = False
@@ -110,6 +112,7 @@ class _Environment:
                 raise NoSpace(f"the disk is too full to open {os.fsdecode(path)!r}") from error
             raise Damaged(f"the {self._what} database {os.fsdecode(path)!r} cannot be opened: {error}") from error
         try:
+            self._mapping = self._map()
             self._guard_end(data, read_only)
             if not read_only:
                 self._env.reader_check()
@@ -117,6 +120,9 @@ class _Environment:
         except BaseException:
             self._env.close()
             raise
+
+    def _map(self) -> Mapping:
+        return Mapping(os.path.join(self._path, b"data.mdb"), self._env.info()["map_size"], self._env.stat()["psize"])
 
     def _guard_end(self, data: bytes, read_only: bool) -> None:
         """Refuse a file that was cut, and see to it that what is a little past its end reads as zeros: elsewhere it kills the process."""
@@ -126,7 +132,7 @@ class _Environment:
         if expected - size > _UNWRITTEN_PAGES * memory.PAGE:
             raise Damaged(f"the {self._what} database is cut: {size} of {expected} bytes are there")
         if read_only:
-            memory.cover(info["map_addr"], size, info["map_size"])
+            memory.cover(self._mapping.start, size, info["map_size"])
         elif size < expected + _MARGIN:
             os.truncate(data, expected + _MARGIN)
 
@@ -161,6 +167,8 @@ class _Environment:
     @contextmanager
     def _reading(self, buffers: bool) -> Iterator[Any]:
         with self._gate:
+            while self._moving:
+                self._gate.wait()
             if self._shut:
                 raise ValueError("the store is closed")
             self._inside += 1
@@ -203,8 +211,7 @@ class _Environment:
         """Give back the memory that the map has resident."""
         with self._gate:
             if not self._shut:
-                info = self._env.info()
-                memory.drop(info["map_addr"], min(info["map_size"], (info["last_pgno"] + 1) * memory.PAGE))
+                self._mapping.drop((self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"])
 
     def grow(self, incoming: int) -> bool:
         """Make the map larger when it is half full or would be with `incoming` bytes. Owner's thread, while the writer rests."""
@@ -214,13 +221,19 @@ class _Environment:
         if needed <= size or size >= self._map_limit:
             return False
         with self._gate:
-            while self._inside:
-                self._gate.wait()
-            self._txn.abort()
+            self._moving = True
             try:
-                self._env.set_mapsize(min(self._map_limit, max(2 * size, needed)))
+                while self._inside:
+                    self._gate.wait()
+                self._txn.abort()
+                try:
+                    self._env.set_mapsize(min(self._map_limit, max(2 * size, needed)))
+                finally:
+                    self._txn = self._view(self._buffers)
+                    self._mapping = self._map()
             finally:
-                self._txn = self._view(self._buffers)
+                self._moving = False
+                self._gate.notify_all()
         return True
 
     def close(self) -> None:
@@ -358,15 +371,14 @@ class LmdbRecords(_Environment):
         return _RecordBatch(self._begin(), self._path)
 
 
-def _stored(txn: Any, extent: int) -> memoryview | None:
+def _stored(txn: Any, extent: int, mapping: Mapping) -> memoryview | None:
     """Return the sealed bytes of an extent, put together when they are kept in slices."""
     key = extent.to_bytes(8, "big")
     try:
-        value: memoryview | None = txn.get(key)
-        if value is not None:
-            return value
-        slices: list[memoryview] = []
         with txn.cursor() as cursor:
+            if cursor.set_key(key):
+                return mapping.value(cursor)
+            slices: list[memoryview] = []
             if cursor.set_range(key):
                 slices.extend(part for _, part in takewhile(lambda item: item[0][:8] == key, cursor))
             return memoryview(b"".join(slices)) if slices else None
@@ -375,11 +387,12 @@ def _stored(txn: Any, extent: int) -> memoryview | None:
 
 
 class _ExtentReading:
-    def __init__(self, txn: Any) -> None:
+    def __init__(self, txn: Any, mapping: Mapping) -> None:
         self._txn = txn
+        self._mapping = mapping
 
     def get(self, extent: int) -> memoryview | None:
-        return _stored(self._txn, extent)
+        return _stored(self._txn, extent, self._mapping)
 
 
 class LmdbExtents(_Environment):
@@ -389,7 +402,7 @@ class LmdbExtents(_Environment):
     _what = "extent"
 
     def get(self, extent: int) -> memoryview | None:
-        return _stored(self._txn, extent)
+        return _stored(self._txn, extent, self._mapping)
 
     def is_resident(self, sealed: memoryview) -> bool:
         return self._frozen or memory.is_resident(sealed)
@@ -397,7 +410,7 @@ class LmdbExtents(_Environment):
     @contextmanager
     def reading(self) -> Iterator[ExtentReading]:
         with self._reading(buffers=True) as txn:
-            yield _ExtentReading(txn)
+            yield _ExtentReading(txn, self._mapping)
 
     def current_ids(self, after: int, limit: int) -> list[int]:
         with self._reading(buffers=False) as txn, self._cursor(txn) as cursor:

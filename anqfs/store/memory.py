@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 
 PAGE = mmap.PAGESIZE
 _MADV_DONTNEED = 4
@@ -24,6 +25,10 @@ _get_buffer = ctypes.pythonapi.PyObject_GetBuffer
 _release_buffer = ctypes.pythonapi.PyBuffer_Release
 
 
+_view_of = ctypes.pythonapi.PyMemoryView_FromMemory
+_view_of.argtypes = (ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)
+_view_of.restype = ctypes.py_object
+_PYBUF_READ = 0x100
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MMAP_THRESHOLD = 32 << 20
 _TRIM_THRESHOLD = 64 << 20
@@ -72,6 +77,28 @@ def address(view: memoryview) -> int:
         return buffer.buf or 0
     finally:
         _release_buffer(ctypes.byref(buffer))
+
+
+read = ctypes.string_at
+"""Return `size` bytes at an address of this process's memory."""
+
+
+def view(start: int, size: int) -> memoryview:
+    """Return a read-only buffer over this process's memory. Nothing keeps that memory where it is."""
+    made: memoryview = _view_of(start, size, _PYBUF_READ)
+    return made
+
+
+def mapping_of(path: bytes, size: int) -> int:
+    """Return where this process has mapped the file, shared and read-only, with a map of `size` bytes; 0 when it is not found."""
+    inode = os.stat(path).st_ino
+    with open("/proc/self/maps", "rb") as file:
+        for line in file:
+            fields = line.split(maxsplit=5)
+            start, _, end = fields[0].partition(b"-")
+            if fields[1] == b"r--s" and int(fields[4]) == inode and int(end, 16) - int(start, 16) >= size // PAGE * PAGE:
+                return int(start, 16)
+    return 0
 
 
 def is_resident(view: memoryview) -> bool:

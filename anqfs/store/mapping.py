@@ -1,0 +1,66 @@
+"""Where LMDB's map has a value, without touching it.
+
+py-lmdb touches every page of a value before it hands it out. For a 1 MiB extent of which 4 KiB are wanted, that reads 1 MiB from the
+disk, on the thread that asks. So extents are found by hand: a cursor set to the key shows where in its leaf page the key is; LMDB 0.9
+keeps the node's header in front of it and, for a large value, the number of its first overflow page behind it (mdb.c, MDB_node). The
+first value found this way is compared with what LMDB itself answers; when they differ, the map is not used this way at all.
+"""
+
+from __future__ import annotations
+
+import logging
+from struct import Struct
+from typing import Any
+
+from anqfs.store import memory
+
+_log = logging.getLogger(__name__)
+_NODE = Struct("=HHHH")
+_PAGE_NUMBER = Struct("=Q")
+_BIG_DATA = 1
+_PAGE_HEADER = 16
+
+
+class Mapping:
+    """The map of one environment's data file. Made anew when the map moves."""
+
+    def __init__(self, data: bytes, map_size: int, page_size: int) -> None:
+        self.start = memory.mapping_of(data, map_size)
+        """Address of the map; 0 when it is not known."""
+        self._map_size = map_size
+        self._page_size = page_size
+        self._trusted: bool | None = None if self.start else False
+
+    def value(self, cursor: Any) -> memoryview:
+        """Return the value at a positioned cursor, without touching it when that can be. Valid as long as the transaction."""
+        if self._trusted is not False:
+            found = self._find(cursor.key())
+            if found is not None and (self._trusted or self._check(cursor, found)):
+                return found
+        value: memoryview = cursor.value()
+        return value
+
+    def _find(self, key: memoryview) -> memoryview | None:
+        """Return the large value of the node whose key this is; None when it is in the leaf page, or when anything looks unexpected."""
+        at = memory.address(key)
+        if not self.start <= at - _NODE.size < self.start + self._map_size:
+            return None
+        low, high, flags, key_size = _NODE.unpack(memory.read(at - _NODE.size, _NODE.size))
+        if flags != _BIG_DATA or key_size != len(key):
+            return None
+        (page,) = _PAGE_NUMBER.unpack(memory.read(at + key_size, _PAGE_NUMBER.size))
+        offset, size = page * self._page_size + _PAGE_HEADER, low | high << 16
+        if offset + size > self._map_size:
+            return None
+        return memory.view(self.start + offset, size)
+
+    def _check(self, cursor: Any, found: memoryview) -> bool:
+        with cursor.value() as value:
+            self._trusted = len(value) == len(found) and memory.address(value) == memory.address(found)
+        if not self._trusted:
+            _log.warning("LMDB keeps values elsewhere than expected: reads of extents may wait for more of the disk than they need")
+        return self._trusted
+
+    def drop(self, used: int) -> None:
+        """Drop the page table entries of the first `used` bytes."""
+        memory.drop(self.start, min(used, self._map_size))
