@@ -17,7 +17,7 @@ from anqfs.control import locate, offline, registry, wire
 from anqfs.control.client import Client
 from anqfs.control.options import Options, other_users_allowed
 from anqfs.control.registry import Entry
-from anqfs.errors import MountFailed, NotMounted, StoreInUse, UsageError
+from anqfs.errors import CommitFailed, MountFailed, NotMounted, StoreInUse, UsageError
 from anqfs.mount import mountpoint as place
 
 if TYPE_CHECKING:
@@ -166,18 +166,24 @@ def unmount(mountpoint: str) -> None:
     if entry is None:
         _unmount_unregistered(point)
         return
-    _stop(entry)
+    failed = _stop(entry)
     _wait_until_gone(point, entry.pid, entry.started)
+    if failed is not None:
+        raise CommitFailed(f"{shown}: is unmounted, but the volume had failed and what was written since is lost: {failed}")
 
 
-def _stop(entry: Entry) -> None:
+def _stop(entry: Entry) -> str | None:
+    """Ask the daemon to unmount; return what its volume had failed with, if anything."""
     try:
-        Client(entry).post("/v1/stop", patience=None)
+        answer: dict[str, str | None] = Client(entry).post("/v1/stop", patience=None)
     except NotMounted:
         if registry.is_running(entry) and place.mounted_at(os.fsencode(entry.mountpoint)) is not None:
             raise
     except StoreInUse:
-        return  # another umount is at it: wait with it
+        return None  # another umount is at it: wait with it
+    else:
+        return answer["failed"]
+    return None
 
 
 def _unmount_unregistered(point: bytes) -> None:

@@ -18,7 +18,7 @@ import anqfs
 from anqfs.control import keys, offline, wire
 from anqfs.control.jobs import Jobs
 from anqfs.control.requests import KeyRequest, RestoreRequest, ScrubRequest, SnapshotRequest
-from anqfs.errors import Damaged, MountFailed, NotFound, ReadOnlyVolume, StoreInUse, UsageError
+from anqfs.errors import AnqfsError, CommitFailed, Damaged, MountFailed, NotFound, ReadOnlyVolume, StoreInUse, UsageError
 from anqfs.namespace.restore import Progress as RestoreProgress
 from anqfs.namespace.restore import Restore
 from anqfs.namespace.scrub import Batch, Scrub
@@ -373,19 +373,35 @@ class Service:
             raise StoreInUse("the volume is being unmounted")
 
     async def stop(self) -> dict[str, Any]:
-        """Unmount and answer when everything is durable. Raises MountFailed when files are open or a restore runs; nothing ends then."""
+        """Unmount and answer when everything is durable.
+
+        Raises MountFailed when files are open or a restore runs, and what keeps the last changes from becoming durable: the mount stays
+        then, so that they can still be read and copied away. A volume that had failed before is unmounted, and the answer says so.
+        """
         restore = self._jobs.last("restore")
         if restore is not None and restore.is_running:
             raise MountFailed(f"{wire.shown(self._entry.mountpoint)}: a restore is running: wait for it")
         if self._stopping:
             raise StoreInUse(f"{wire.shown(self._entry.mountpoint)}: is being unmounted already")
         self._stopping = True
+        had_failed = self._volume.failed
         try:
-            await self._session.flush()
+            if self._is_writable():
+                await self._save_all()
             await self._unmount()
         finally:
             self._stopping = False
-        return {"pid": self._entry.pid}
+        return {"pid": self._entry.pid, "failed": None if had_failed is None else str(had_failed)}
+
+    async def _save_all(self) -> None:
+        try:
+            await self._session.flush()
+            await self._session.durable()
+        except AnqfsError as error:
+            shown = wire.shown(self._entry.mountpoint)
+            failure = CommitFailed(f"{shown}: is not unmounted: {error}: copy what is needed, then unmount again")
+            failure.exit_code = error.exit_code
+            raise failure from error
 
 
 def _latency(histograms: dict[str, list[tuple[int, int]]]) -> dict[str, dict[str, float]]:

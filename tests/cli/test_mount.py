@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import signal
+import subprocess
 from pathlib import Path
 
 from .conftest import KEY, Bench, daemons_of, is_alive, mounted_below
@@ -105,3 +108,58 @@ def test_umount_by_a_relative_path_and_through_a_link(bench: Bench) -> None:
     (bench.top / "link").symlink_to("mnt")
     bench.ok("mount", "store", "link", "--key-file", "key")
     bench.ok("umount", "link")
+
+
+def _write_through(path: Path, size: int) -> None:
+    """Write zeros that reach the daemon at once (O_DIRECT) but are not made durable."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_DIRECT, 0o600)
+    try:
+        with mmap.mmap(-1, size) as zeros:
+            assert os.write(descriptor, zeros) == size
+    finally:
+        os.close(descriptor)
+
+
+def _fill(disk: Path) -> None:
+    facts = os.statvfs(disk)
+    with open(disk / "filler", "wb", buffering=0) as filler:
+        filler.write(bytes(facts.f_bavail * facts.f_frsize))
+
+
+def _lose_a_commit(bench: Bench, disk: Path) -> subprocess.CompletedProcess[str]:
+    """Fill the disk while written data waits for its commit, and unmount. A commit may be too quick for that: then try again."""
+    for attempt in range(20):
+        pid = bench.mount()
+        _write_through(bench.mountpoint / f"file{attempt}", 4 << 20)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            _fill(disk)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        done = bench.run("umount", bench.mountpoint)
+        (disk / "filler").unlink()
+        if done.returncode != 0:
+            return done
+        bench.mount()
+        (bench.mountpoint / f"file{attempt}").unlink()
+        bench.umount()
+    raise AssertionError("every commit was quicker than the filler")
+
+
+def test_umount_tells_when_not_everything_could_be_stored(bench: Bench) -> None:
+    disk = bench.top / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(disk)], check=True, stdin=subprocess.DEVNULL)
+    bench.store = disk / "store"
+    bench.mkfs()
+    done = _lose_a_commit(bench, disk)
+    assert done.returncode in (10, 11), done
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    if "is not unmounted" in done.stderr:
+        found = bench.json("status", bench.mountpoint)
+        assert found["failed"] is not None
+        done = bench.run("umount", bench.mountpoint)
+    assert done.returncode == 11
+    assert "is unmounted, but" in done.stderr
+    assert bench.json("check", bench.store, "--key-file", bench.key)["ok"] is True
+    subprocess.run(["umount", str(disk)], check=True, stdin=subprocess.DEVNULL)
