@@ -310,7 +310,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--size", type=pacs_export.parse_size, default=200 << 20, help="about how much to export (default 200M, at least 10M)"
     )
     parser.add_argument("--seed", type=int, default=1, help="which imaginary hospital (default 1)")
-    parser.add_argument("--workers", type=int, default=2, help="writers at the same time (default 2)")
+    parser.add_argument("--workers", type=int, default=4, help="writers at the same time (default 4)")
     parser.add_argument("--keep", action="store_true", help="leave the store, its keys and the manifest, unmounted, and say where")
     options = parser.parse_args(arguments)
     if options.size < 10 << 20 or options.workers < 1:

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -30,7 +29,7 @@ import pacs_archive
 from pacs_archive import Entry
 from pacs_studies import Series, Study, plan_studies
 
-INSTANCES_PER_TASK = 32
+INSTANCES_PER_TASK = 16
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 Report = Callable[[int], None]
@@ -78,28 +77,23 @@ def run_task(root: Path, layout: str, task: Task) -> list[Entry]:
 def export_studies(root: Path, size: int, seed: int, *, workers: int = 1, layout: str = "uid", report: Report | None = None) -> list[Entry]:
     """Export made-up studies of about `size` bytes into `root`; return their manifest entries in a fixed order.
 
-    More than one worker means that many processes. Raises OSError as the file system does; nothing half-written stays under its name.
+    Each worker is a thread: making images and waiting for the disk leave the interpreter to the others. Raises OSError as the file system
+    does; nothing half-written stays under its name.
     """
     tasks = plan_tasks(plan_studies(seed, size))
-    if workers == 1:
-        results = {}
-        for number, task in enumerate(tasks):
-            results[number] = run_task(root, layout, task)
-            _tell(report, results[number])
-    else:
-        results = _run_in_processes(root, layout, tasks, workers, report)
+    results = _run_in_threads(root, layout, tasks, workers, report)
     return [entry for number in sorted(results) for entry in results[number]]
 
 
-def _run_in_processes(root: Path, layout: str, tasks: Iterator[Task], workers: int, report: Report | None) -> dict[int, list[Entry]]:
-    """Run tasks in processes, with at most four in flight for each; return their entries by the task's number."""
+def _run_in_threads(root: Path, layout: str, tasks: Iterator[Task], workers: int, report: Report | None) -> dict[int, list[Entry]]:
+    """Run tasks in threads, with at most two in flight for each; return their entries by the task's number."""
     results: dict[int, list[Entry]] = {}
     numbered = enumerate(tasks)
     flying: dict[Future[list[Entry]], int] = {}
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         try:
             while True:
-                for number, task in islice(numbered, workers * 4 - len(flying)):
+                for number, task in islice(numbered, workers * 2 - len(flying)):
                     flying[pool.submit(run_task, root, layout, task)] = number
                 if not flying:
                     return results
@@ -194,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("target", type=Path, help="directory to export into, or to verify")
     parser.add_argument("--size", type=parse_size, help="about how much to make up, e.g. 10M, 1G, 100G")
     parser.add_argument("--seed", type=int, default=1, help="which hospital (default 1)")
-    parser.add_argument("--workers", type=_positive, default=1, help="processes that write at the same time (default 1)")
+    parser.add_argument("--workers", type=_positive, default=1, help="writers at the same time (default 1)")
     parser.add_argument("--layout", choices=pacs_archive.LAYOUTS, default="uid", help="how directories are named (default uid)")
     parser.add_argument("--real", metavar="pydicom|DIR", help="also export real files: pydicom's own test files, or a directory's")
     parser.add_argument("--manifest", type=Path, help="where the manifest lies (default: beside TARGET)")

@@ -1,6 +1,6 @@
 """Pixels that look like anatomy from afar: ellipses with tissue values, sensor noise and speckle.
 
-An exporter must outrun the filesystem it feeds, so each process paints a handful of pictures once and makes every image from one of
+An exporter must outrun the filesystem it feeds, so a process paints a handful of pictures once and makes every image from one of
 them by shifting it a little and adding a shifted field of noise: some 70 us for a CT slice. The result depends on the arguments only.
 """
 
