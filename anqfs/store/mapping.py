@@ -9,9 +9,11 @@ first value found this way is compared with what LMDB itself answers; when they 
 from __future__ import annotations
 
 import logging
+import os
 from struct import Struct
 from typing import Any
 
+from anqfs.errors import Damaged
 from anqfs.store import memory
 
 _log = logging.getLogger(__name__)
@@ -27,12 +29,18 @@ class Mapping:
     def __init__(self, data: bytes, map_size: int, page_size: int) -> None:
         self.start = memory.mapping_of(data, map_size)
         """Address of the map; 0 when it is not known."""
+        self._data = data
         self._map_size = map_size
+        self._readable = 0
+        """Bytes of the file as far as was looked."""
         self._page_size = page_size
         self._trusted: bool | None = None if self.start else False
 
     def value(self, cursor: Any) -> memoryview:
-        """Return the value at a positioned cursor, without touching it when that can be. Valid as long as the transaction."""
+        """Return the value at a positioned cursor, without touching it when that can be. Valid as long as the transaction.
+
+        Raises Damaged when it would lie past the end of the file, where touching it would kill the process.
+        """
         if self._trusted is not False:
             found = self._find(cursor.key())
             if found is not None and (self._trusted or self._check(cursor, found)):
@@ -50,8 +58,10 @@ class Mapping:
             return None
         (page,) = _PAGE_NUMBER.unpack(memory.read(at + key_size, _PAGE_NUMBER.size))
         offset, size = page * self._page_size + _PAGE_HEADER, low | high << 16
-        if offset + size > self._map_size:
-            return None
+        if offset + size > self._readable:
+            self._readable = min(os.stat(self._data).st_size, self._map_size)
+            if offset + size > self._readable:
+                raise Damaged("an altered page of the extent database points past its end")
         return memory.view(self.start + offset, size)
 
     def _check(self, cursor: Any, found: memoryview) -> bool:

@@ -87,8 +87,7 @@ def test_an_extent_that_is_not_in_memory_is_cold_until_it_was_fetched(store: Pat
     drop_from_memory(store / "extents" / "data.mdb")
     volume = Volume.open(store, SECRET)
     cold = [pair for pair in pairs if not volume.extent_is_warm(pair[0], 0, MIB)]
-    # A store on tmpfs is always in memory; then there is nothing to tell apart.
-    if subprocess.run(["stat", "-f", "-c", "%T", str(store)], capture_output=True, check=True).stdout.strip() != b"tmpfs":
+    if not on_tmpfs(store):
         assert len(cold) >= 6
     reader = threading.Thread(target=volume.fetch, args=([(extent, 0, MIB, number) for extent, number in pairs],))
     reader.start()
@@ -98,6 +97,42 @@ def test_an_extent_that_is_not_in_memory_is_cold_until_it_was_fetched(store: Pat
         assert volume.read_extent(extent, 0, MIB, number) == data
     assert volume.counters["extent_cache_hits"] == 8
     assert volume.counters["extent_cache_misses"] == 0
+    volume.close()
+
+
+def on_tmpfs(path: Path) -> bool:
+    """Tell whether the path is on a tmpfs, whose files are always in memory."""
+    return subprocess.run(["stat", "-f", "-c", "%T", str(path)], capture_output=True, check=True).stdout.strip() == b"tmpfs"
+
+
+def test_a_cold_read_of_4_kib_reads_its_chunk_and_not_the_extent(store: Path) -> None:
+    volume = Volume.open(store, SECRET)
+    data = os.urandom(MIB)
+    (checked, number), (wanted, _) = (volume.write_extent(data) for _ in range(2))
+    volume.close()
+    drop_from_memory(store / "extents" / "data.mdb")
+    volume = Volume.open(store, SECRET)
+    assert volume.read_extent(checked, 0, 10, number) == data[:10]
+    assert volume._extent_store._mapping._trusted, "LMDB's layout is the expected one"
+    assert volume.read_extent(wanted, 8 * 65536, 4096, number) == data[8 * 65536 :][:4096]
+    assert volume.extent_is_warm(wanted, 8 * 65536, 65536)
+    if not on_tmpfs(store):
+        assert not volume.extent_is_warm(wanted, 0, 4096)
+        assert not volume.extent_is_warm(wanted, 12 * 65536, 4096)
+    volume.close()
+
+
+def test_extents_are_read_also_when_lmdb_lays_values_out_otherwise(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    volume = Volume.open(store, SECRET)
+    pairs = [volume.write_extent(os.urandom(size)) for size in (10, 3000, 300_000)]
+    volume.commit().wait()
+    expected = [volume._groups[-1].extents[extent][0] for extent, _ in pairs]
+    volume._settle()
+    volume._extent_store._mapping._page_size = 8192
+    for (extent, number), data in zip(pairs, expected, strict=True):
+        assert volume.read_extent(extent, 0, len(data), number) == data
+    assert volume._extent_store._mapping._trusted is False
+    assert "elsewhere than expected" in caplog.text
     volume.close()
 
 
