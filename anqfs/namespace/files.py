@@ -272,8 +272,9 @@ class Files:
             if self._is_long(ino, inode, first):
                 core.versions.next_epoch()
                 new = replace(new, birth=core.versions.epoch, cut=first, cut_epoch=core.versions.epoch)
-                core.volume.put(orphan_key(ino), Orphan(first))
-                core.after.append(lambda: self._trim_later(ino))
+                if inode.nlink:  # else it is an orphan, of which everything goes
+                    core.volume.put(orphan_key(ino), Orphan(first))
+                    core.after.append(lambda: self._trim_later(ino))
             else:
                 shrunk += self.remove_windows(ino, inode, first, None)[0]
         core.usage.resized(inode, size - inode.size, -shrunk)
@@ -281,7 +282,8 @@ class Files:
 
     def _is_long(self, ino: int, inode: Inode, first: int) -> bool:
         """Tell whether the removal of all windows from `first` on is left to the background. One such removal at a time, or wider ones."""
-        if ino in self.trimming and first > inode.cut:
+        pending = ino in self.trimming or (not inode.nlink and inode.cut_epoch)
+        if pending and first > inode.cut:
             return False
         if not inode.cut_epoch and _windows_of(inode) - first < REMOVE_NOW:
             return False

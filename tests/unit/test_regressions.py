@@ -1,0 +1,51 @@
+"""Faults that random histories against the reference model found, each as the shortest history that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from anqfs.namespace import Caller, Namespace
+from anqfs.namespace import files as files_module
+from anqfs.namespace import reclaim as reclaim_module
+from anqfs.namespace.check import check
+from anqfs.store.schema import WINDOW
+from tests.unit.namespace_volume import make_store, opened, work_off
+
+ROOT = 1
+USER = Caller(0, 0, frozenset(), 0o022)
+
+
+@pytest.fixture
+def ns(tmp_path: Path) -> Iterator[Namespace]:
+    make_store(tmp_path / "store")
+    with opened(tmp_path / "store") as namespace:
+        yield namespace
+
+
+def records(ns: Namespace, letters: bytes) -> list[bytes]:
+    return [key for letter in letters for key in ns.volume.scan_keys(bytes((letter,)), bytes((letter + 1,)))]
+
+
+def test_a_file_that_is_truncated_while_it_has_no_name_leaves_nothing_behind(ns: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The note of what was cut took the place of the note that the inode is an orphan: what lay before the cut was never removed."""
+    monkeypatch.setattr(files_module, "REMOVE_NOW", 1)
+    monkeypatch.setattr(reclaim_module, "STEP", 1)
+    node = ns.create(ROOT, b"file", 0o600, USER)[0]
+    for number in range(6):
+        ns.write(node, number * WINDOW, b"data")
+    ns.hold(node)
+    ns.unlink(ROOT, b"file")
+    ns.set_attributes(node, size=3 * WINDOW, caller=USER)
+    ns.set_attributes(node, size=6 * WINDOW, caller=USER)
+    assert ns.read(node, 4 * WINDOW, 4) == bytes(4)
+    work_off(ns)
+    ns.set_attributes(node, size=5 * WINDOW, caller=USER)
+    ns.set_attributes(node, size=6 * WINDOW, caller=USER)
+    assert [ns.read(node, number * WINDOW, 4) for number in range(6)] == [b"data"] * 3 + [bytes(4)] * 3
+    ns.drop(node)
+    work_off(ns)
+    assert records(ns, b"WO") == []
+    assert check(ns.volume).clean
