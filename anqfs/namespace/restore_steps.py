@@ -42,6 +42,11 @@ Entry = tuple[bytes, Dirent]
 """(name hash, record)."""
 
 
+def following(name_hash: bytes) -> bytes:
+    """Return the next possible hash. A past version's key begins with its live key, so the key alone is no bound for a scan."""
+    return min(int.from_bytes(name_hash, "big") + 1, (1 << 128) - 1).to_bytes(16, "big")
+
+
 class Then:
     """A snapshot's records, as of its epoch."""
 
@@ -62,7 +67,7 @@ class Then:
 
     def entries(self, parent: int, after: bytes, limit: int) -> list[Entry]:
         """Return up to `limit` names of a directory whose hashes are above `after` (b"": from the first), in the order of hashes."""
-        start = dirent_key(parent, after) + b"\0" if after else dirent_key(parent, _FIRST)
+        start = dirent_key(parent, following(after) if after else _FIRST)
         found = self._versions.range_at(start, dirent_key(parent, _LAST) + b"\0", self.epoch)
         return [(key[9:25], record) for key, record in islice(found, limit)]
 

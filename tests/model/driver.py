@@ -10,8 +10,11 @@ import errno
 import shutil
 import stat
 from collections.abc import Callable
+from contextlib import ExitStack
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from anqfs.crypto.secrets import Secret
 from anqfs.errors import AnqfsError
@@ -35,8 +38,29 @@ class Difference(AssertionError):
     """The namespace and the model disagree."""
 
 
+LIMITS: list[dict[str, int]] = [
+    {},
+    {"files.MERGE_ABOVE": 2, "files.MERGE_NOW": 4},
+    {"files.REMOVE_NOW": 0, "reclaim.STEP": 1},
+    {"files.MERGE_ABOVE": 1, "files.REMOVE_NOW": 1, "reclaim.STEP": 0, "restore.ENTRIES_AT_ONCE": 2, "restore_steps.WINDOWS_AT_ONCE": 2},
+]
+"""Bounds made small, so that short histories reach what lies beyond them: a seed takes one of these."""
+
+
 def run_seed(seed: int, steps: int, directory: Path, secret: Secret) -> None:
-    """Run one history; raise Difference for the shortest prefix of it that shows a fault."""
+    """Run one history; raise Difference for the shortest prefix of it that shows a fault.
+
+    The order of names in a directory, which is that of a hash with a random key, is made to depend on the seed alone.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(Volume, "name_hash", lambda _, name: sha256(b"%d " % seed + name).digest()[:16]))
+        for name, value in LIMITS[seed % len(LIMITS)].items():
+            module, _, constant = name.partition(".")
+            stack.enter_context(patch(f"anqfs.namespace.{module}.{constant}", value))
+        _run_seed(seed, steps, directory, secret)
+
+
+def _run_seed(seed: int, steps: int, directory: Path, secret: Secret) -> None:
     try:
         Run(seed, directory / "quick", secret).run(steps)
     except Exception as first:
@@ -360,7 +384,12 @@ class Run:
                 inside = self.namespace.lookup(door, b"%d_%s" % (number, frozen.name))[0]
             else:
                 inside = self.namespace.snapshot_node(number)
-            compare(f"snapshot {number}", self.real_tree(inside), self.model.snapshot_tree(number))
+            tree = self.model.snapshot_tree(number)
+            compare(f"snapshot {number}", self.real_tree(inside), tree)
+            usage, below = self.namespace.usage(inside), [seen for path, seen in tree.items() if path]
+            actual = (usage.size, usage.files, usage.directories, usage.symlinks, usage.others)
+            if actual != totals(below):
+                raise Difference(f"the totals of snapshot {number} are {actual}, not {totals(below)}")
 
     def real_tree(self, root: int) -> Tree:
         """Return what the namespace shows below a node, by path."""
@@ -457,6 +486,13 @@ def answer(call: Callable[[], Any]) -> Any:
         return call()
     except (ModelError, AnqfsError) as error:
         return errno.errorcode.get(error.errno, error.errno)
+
+
+def totals(below: list[Seen]) -> tuple[int, int, int, int, int]:
+    """Return size, files, directories, symlinks and others of what is below a directory."""
+    files, directories, symlinks = ([one for one in below if kind(one.mode)] for kind in (stat.S_ISREG, stat.S_ISDIR, stat.S_ISLNK))
+    others = len(below) - len(files) - len(directories) - len(symlinks)
+    return sum(one.size for one in files), len(files), len(directories), len(symlinks), others
 
 
 def compare(what: str, actual: Tree, expected: Tree) -> None:

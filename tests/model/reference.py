@@ -217,11 +217,13 @@ class Model:
     def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0) -> None:
         if flags not in (0, NOREPLACE, EXCHANGE):
             raise ModelError(errno.EINVAL)
+        for directory in (parent, new_parent):
+            self.directory(directory)
+            if directory != ROOT and not self.names(directory):
+                raise ModelError(errno.ENOENT)
         check_name(new_name)
         ino = self.lookup(parent, name)
-        there = self.directory(new_parent).entries.get(new_name)
-        if new_parent != ROOT and not self.names(new_parent):
-            raise ModelError(errno.ENOENT)
+        there = self.nodes[new_parent].entries.get(new_name)
         if there is not None and flags == NOREPLACE:
             raise ModelError(errno.EEXIST)
         if flags == EXCHANGE:

@@ -235,6 +235,24 @@ def test_names_that_changed_hands(ns: Namespace) -> None:
     sound(ns)
 
 
+def test_names_in_directories_that_are_made_anew_are_not_taken_for_others(ns: Namespace) -> None:
+    """Eight times, because it depends on the order of hashes which of two names comes first."""
+    d = directory(ns, ROOT, b"d")
+    removed = directory(ns, d, b"removed")
+    for number in range(8):
+        node = make(ns, d, b"%d" % number, b"x")
+        ns.link(node, removed, b"too %d" % number)
+    snapshot = ns.snapshot_create(d, b"s")
+    before = seen(ns, d)
+    for number in range(8):
+        ns.unlink(removed, b"too %d" % number)
+        ns.rename(d, b"%d" % number, d, b"elsewhere %d" % number, 0)
+    ns.rmdir(d, b"removed")
+    run(Restore(ns, snapshot.id))
+    assert seen(ns, d) == before
+    sound(ns)
+
+
 def test_all_names_of_a_file_with_as_many_links_as_there_may_be(ns: Namespace) -> None:
     d = directory(ns, ROOT, b"d")
     node = make(ns, d, b"n0", b"x")
@@ -511,6 +529,8 @@ def test_a_directory_of_many_names(ns: Namespace) -> None:
     for number in range(0, 300, 2):
         ns.unlink(d, b"%d" % number)
         make(ns, d, b"new%d" % number)
+    run(Restore(ns, snapshot.id, b"", (ROOT, b"copy")), 17)
+    assert seen(ns, find(ns, b"copy")) == before
     run(Restore(ns, snapshot.id), 17)
     assert seen(ns, d) == before
 
