@@ -147,7 +147,7 @@ class Core:
         """The operation was undone: forget what was derived during it."""
         self.usage.undone()
         self.after.clear()
-        self.versions.reload()
+        self.versions.undone()
 
     # --- inodes
 

@@ -14,7 +14,7 @@ import os
 import time
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_IMODE, S_ISBLK, S_ISCHR, S_ISDIR, S_ISFIFO, S_ISREG, S_ISSOCK
 
-from anqfs.errors import AnqfsError, FilesystemError
+from anqfs.errors import AnqfsError, FilesystemError, StoreExists
 from anqfs.namespace.core import Caller, check_new_name, operation
 from anqfs.namespace.files import check_regular
 from anqfs.namespace.nodes import SNAPSHOTS, ino_of
@@ -41,7 +41,9 @@ class Namespace(Reading):
 
     @staticmethod
     def format(volume: Volume) -> None:
-        """Make the root directory of an empty volume: 0755, owned by who runs this."""
+        """Make the root directory of an empty volume: 0755, owned by who runs this. Raises StoreExists when there is one."""
+        if volume.get(inode_key(ROOT_INO)) is not None:
+            raise StoreExists("the volume has a root directory already")
         now = time.time_ns()
         volume.begin()
         volume.put(inode_key(ROOT_INO), Inode(1, S_IFDIR | 0o755, os.getuid(), os.getgid(), 2, 0, 0, now, now, now, now))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import Any
 
-from anqfs.errors import AnqfsError, Damaged, FilesystemError
+from anqfs.errors import Damaged, FilesystemError
 from anqfs.namespace.versions import Versions
 from anqfs.store.schema import Inode, Usage, inode_key, usage_key
 
@@ -123,35 +123,39 @@ class UsageTotals:
         pending.clear()
 
     def _sums(self) -> dict[int, Delta]:
-        chains: dict[int, list[int]] = {}
-        sums: dict[int, Delta] = {}
+        """Return what to add to each directory: its own delta and all those below, worked out from the deepest up."""
+        parents: dict[int, int] = {}
+        depths: dict[int, int] = {}
         for directory, delta in self._pending.items():
-            if not any(delta):
-                continue
-            for ancestor in self._chain(directory, chains):
-                before = sums.get(ancestor)
-                sums[ancestor] = delta if before is None else _plus(before, delta)
+            if any(delta):
+                self._climb(directory, parents, depths)
+        sums = {ino: delta for ino, delta in self._pending.items() if any(delta)}
+        for ino in sorted(depths, key=depths.__getitem__, reverse=True):
+            parent = parents.get(ino)
+            if parent is not None and ino in sums:
+                before = sums.get(parent)
+                sums[parent] = sums[ino] if before is None else _plus(before, sums[ino])
         return sums
 
-    def _chain(self, directory: int, chains: dict[int, list[int]]) -> list[int]:
-        chain: list[int] = []
-        ino = directory
-        while True:
-            known = chains.get(ino)
-            if known is not None:
-                chain += known
-                break
-            chain.append(ino)
+    def _climb(self, ino: int, parents: dict[int, int], depths: dict[int, int]) -> None:
+        """Note the parents and depths of a directory and its ancestors, as far as they are not known yet."""
+        way: list[int] = []
+        while ino not in depths:
+            way.append(ino)
             try:
                 inode: Inode | None = self._get(inode_key(ino))
-            except AnqfsError as error:
+            except Damaged as error:
                 _log.error("usage: totals above inode %d are not updated: %s", ino, error)
                 break
             if inode is None or not inode.links:
                 break
-            ino = inode.links[0][0]
-        chains[directory] = chain
-        return chain
+            parent = inode.links[0][0]
+            parents[ino] = parent
+            ino = parent
+        depth = depths.get(ino, 0)
+        for each in reversed(way):
+            depth += 1
+            depths[each] = depth
 
     def _add(self, ino: int, delta: Delta) -> None:
         versions = self._versions

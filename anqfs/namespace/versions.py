@@ -62,6 +62,8 @@ class Versions:
         self._needers: dict[tuple[int, int], tuple[Snapshot | None, int]] = {}
         self._dead = 1
         self._dead_saved = 1
+        self._touched = False
+        """Whether the running operation changed what covers and counters depend on."""
 
     # --- state
 
@@ -71,12 +73,19 @@ class Versions:
         self._index()
         self.reload()
 
+    def undone(self) -> None:
+        """The running operation was undone: forget what it may have left here."""
+        if self._touched:
+            self.reload()
+
     def reload(self) -> None:
-        """Read the counters again: at start, and after an undo."""
+        """Read the counters again and forget what is derived."""
         epoch, dead = self.get(COUNTER_EPOCH), self.get(COUNTER_DEAD)
         self.epoch = epoch.value if epoch is not None else 1
         self._dead = self._dead_saved = dead.value if dead is not None else 1
-        self.forget()
+        self._touched = False
+        self._covers.clear()
+        self._needers.clear()
 
     def add(self, snapshot: Snapshot) -> None:
         """Count a new snapshot, which is the newest."""
@@ -84,7 +93,8 @@ class Versions:
         self._epochs.append(snapshot.epoch)
         self.by_id[snapshot.id] = snapshot
         self.by_root.setdefault(snapshot.root, []).append(snapshot)
-        self.forget()
+        self._covers.clear()
+        self._needers.clear()
 
     def discard(self, snapshot: int) -> None:
         """Count a snapshot no more: its deletion began."""
@@ -97,9 +107,8 @@ class Versions:
         self._index()
 
     def forget(self) -> None:
-        """Drop what is remembered of covers: directories moved, or an operation was undone."""
+        """Drop what is remembered of covers: directories moved. Who needed what still holds: a snapshot never changes."""
         self._covers.clear()
-        self._needers.clear()
 
     def forget_directory(self, ino: int) -> None:
         """Drop the remembered cover of one directory, which was removed."""
@@ -107,11 +116,13 @@ class Versions:
 
     def next_epoch(self) -> None:
         """Begin a new epoch."""
+        self._touched = True
         self.epoch += 1
         self.volume.put(COUNTER_EPOCH, Counter(self.epoch))
 
     def settle(self) -> None:
         """Save the number of the next dead-list entry, at the end of each operation."""
+        self._touched = False
         if self._dead != self._dead_saved:
             self.volume.put(COUNTER_DEAD, Counter(self._dead))
             self._dead_saved = self._dead
@@ -122,7 +133,8 @@ class Versions:
         self.by_root = {}
         for each in self.live:
             self.by_root.setdefault(each.root, []).append(each)
-        self.forget()
+        self._covers.clear()
+        self._needers.clear()
 
     # --- changes
 
@@ -133,6 +145,7 @@ class Versions:
         that the record belongs to (of a dirent: the directory). `upto`: no snapshot after this epoch needs `old`. Returns whether it was
         kept.
         """
+        self._touched = True
         kept = bool(self.live) and old is not None and old.birth != self.epoch and self.keep(key, old, ino, inode, upto)
         self.volume.put(key, new)
         return kept
@@ -142,6 +155,7 @@ class Versions:
 
         Returns whether `old` was kept.
         """
+        self._touched = True
         kept = bool(self.live) and old.birth != self.epoch and self.keep(key, old, ino, inode, upto)
         self.volume.delete(key)
         return kept
@@ -161,6 +175,7 @@ class Versions:
 
     def give(self, key: bytes, old: Versioned, ino: int, snapshot: Snapshot) -> None:
         """Put a past version on a snapshot's dead list. `key` is the live key."""
+        self._touched = True
         past = past_key(key, snapshot.epoch)
         self.volume.put(past, old)
         self.volume.put(dead_key(snapshot.id, self._dead), Dead(past, ino))

@@ -11,7 +11,7 @@ from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFMT, S_IFREG, S_IFSOCK
 
 import pytest
 
-from anqfs.errors import AnqfsError, Damaged, FilesystemError
+from anqfs.errors import AnqfsError, Damaged, FilesystemError, StoreExists
 from anqfs.namespace import ROOT, Caller, Namespace
 from anqfs.namespace import reclaim as reclaim_module
 from anqfs.namespace.directories import COOKIES_RESERVED
@@ -445,3 +445,27 @@ def test_an_operation_that_fails_late_leaves_nothing(ns: Namespace, monkeypatch:
     assert ns.snapshots() == []
     assert names(ns, 1) == {b"d"}
     assert ns.snapshot_create(1).epoch == 1
+
+
+def test_totals_of_a_very_deep_tree(ns: Namespace) -> None:
+    nodes = [1]
+    for _ in range(3000):
+        nodes.append(a_directory(ns, nodes[-1], b"d"))
+    ns.write(a_file(ns, nodes[-1], b"f"), 0, b"12345")
+    for depth in (0, 1500, 3000):
+        usage = ns.usage(nodes[depth])
+        assert (usage.size, usage.files, usage.directories) == (5, 1, 3000 - depth)
+    number = ns.snapshot_create(1).id
+    ns.rename(nodes[10], b"d", 1, b"moved", 0)
+    assert ns.usage(nodes[5]).size == 0
+    assert ns.usage(1).directories == 3000
+    ns.unlink(nodes[-1], b"f")
+    assert ns.usage(ns.snapshot_node(number)).size == 5
+    path = ns.path_of(nodes[-1])
+    assert path is not None
+    assert path.count(b"/") == 2990
+
+
+def test_a_volume_is_formatted_once(ns: Namespace) -> None:
+    with pytest.raises(StoreExists):
+        Namespace.format(ns.volume)
