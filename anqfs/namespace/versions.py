@@ -43,6 +43,7 @@ from anqfs.store.volume import Volume
 Versioned = Inode | Dirent | Window | Xattr | Usage
 V = TypeVar("V", Inode, Dirent, Window, Xattr, Usage)
 _MEMO_MAX = 4096
+_SHOWN_MAX = 65536
 _EIO = 5
 
 
@@ -60,6 +61,7 @@ class Versions:
         self._epochs: list[int] = []
         self._covers: dict[int, tuple[int, bool]] = {}
         self._needers: dict[tuple[int, int], tuple[Snapshot | None, int]] = {}
+        self._shown: dict[tuple[int, int, int], bool] = {}
         self._dead = 1
         self._dead_saved = 1
         self._touched = False
@@ -86,6 +88,7 @@ class Versions:
         self._touched = False
         self._covers.clear()
         self._needers.clear()
+        self._shown.clear()
 
     def add(self, snapshot: Snapshot) -> None:
         """Count a new snapshot, which is the newest."""
@@ -95,6 +98,7 @@ class Versions:
         self.by_root.setdefault(snapshot.root, []).append(snapshot)
         self._covers.clear()
         self._needers.clear()
+        self._shown.clear()
 
     def discard(self, snapshot: int) -> None:
         """Count a snapshot no more: its deletion began."""
@@ -135,6 +139,7 @@ class Versions:
             self.by_root.setdefault(each.root, []).append(each)
         self._covers.clear()
         self._needers.clear()
+        self._shown.clear()
 
     # --- changes
 
@@ -270,21 +275,39 @@ class Versions:
         self._needers[ino, upto] = (found, low)
 
     def visible(self, ino: int, epoch: int, root: int) -> bool:
-        """Tell whether an inode is in the tree below `root` as it was at an epoch."""
-        waiting, seen = [ino], set()
-        while waiting:
-            ino = waiting.pop()
-            if ino == root:
-                return True
-            if ino in seen:
-                continue
-            seen.add(ino)
+        """Tell whether an inode is in the tree below `root` as it was at the epoch of a snapshot."""
+        if ino == root:
+            return True
+        inode: Inode | None = self.at(inode_key(ino), epoch)
+        if inode is None:
+            return False
+        if S_ISDIR(inode.mode):
+            return self._shows(ino, epoch, root)
+        return any(self._names(parent, name, ino, epoch) and self._shows(parent, epoch, root) for parent, name in inode.links)
+
+    def _shows(self, ino: int, epoch: int, root: int) -> bool:
+        """`visible` for a directory; remembered with its ancestors, because what a snapshot shows never changes."""
+        way: list[tuple[int, int, int]] = []
+        while True:
+            place = (ino, epoch, root)
+            shown = True if ino == root else self._shown.get(place)
+            if shown is not None:
+                break
+            way.append(place)
             inode: Inode | None = self.at(inode_key(ino), epoch)
-            for parent, name in inode.links if inode is not None else ():
-                dirent: Dirent | None = self.at(dirent_key(parent, name), epoch)
-                if dirent is not None and dirent.ino == ino:
-                    waiting.append(parent)
-        return False
+            if inode is None or not inode.links or not self._names(*inode.links[0], ino, epoch):
+                shown = False
+                break
+            ino = inode.links[0][0]
+        if len(self._shown) + len(way) > _SHOWN_MAX:
+            self._shown.clear()
+        for place in way:
+            self._shown[place] = shown
+        return shown
+
+    def _names(self, parent: int, name: bytes, ino: int, epoch: int) -> bool:
+        dirent: Dirent | None = self.at(dirent_key(parent, name), epoch)
+        return dirent is not None and dirent.ino == ino
 
     # --- what was there
 
