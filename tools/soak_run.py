@@ -120,9 +120,9 @@ def soak(jobs: list[Job], seconds: float, seed: int, console: Console) -> list[T
 
 def summary(tallies: list[Tally]) -> Table:
     """Return the counts by job and kind."""
-    table = Table("job")
-    for column in ("runs", "tried", "count"):
-        table.add_column(column, no_wrap=True, justify="left" if column == "tried" else "right")
+    table = Table()
+    for column in ("job", "runs", "tried", "count"):
+        table.add_column(column, no_wrap=True, justify="right" if column in ("runs", "count") else "left")
     table.add_column("result")
     for tally in tallies:
         result = "[red]" + "; ".join(tally.faults).replace("[", "(") if tally.faults else "[green]held"
@@ -148,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="the first seed; the same seed tries the same things (default 1)")
     parser.add_argument("--job", action="append", choices=names, help="only this job; may be given several times")
     options = parser.parse_args(arguments)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     jobs = [job for job in JOBS if not options.job or job.name in options.job]
     missing = [job.module for job in jobs if not job.is_there(PROJECT)]
     if missing:
