@@ -70,11 +70,11 @@ class Renaming:
         new = self._place(goal, new_name)
         if new is not None and flags & NOREPLACE:
             raise FilesystemError(errno.EEXIST)
+        if new is None and flags & EXCHANGE:
+            raise FilesystemError(errno.ENOENT)
         if source != goal and S_ISDIR(old.inode.mode) and self._is_below(goal, old.dirent.ino):
             raise FilesystemError(errno.EINVAL)
-        if flags & EXCHANGE:
-            if new is None:
-                raise FilesystemError(errno.ENOENT)
+        if new is not None and flags & EXCHANGE:
             if source != goal and S_ISDIR(new.inode.mode) and self._is_below(source, new.dirent.ino):
                 raise FilesystemError(errno.EINVAL)
             if new.dirent.ino != old.dirent.ino:

@@ -328,6 +328,7 @@ class TestRenaming:
             assert answer(partial(ns.rename, old[0], old[1], new[0], new[1], 0)) == expected, (old, new)
         assert answer(lambda: ns.rename(1, b"f", 1, b"top", NOREPLACE)) == errno.EEXIST
         assert answer(lambda: ns.rename(1, b"f", 1, b"none", EXCHANGE)) == errno.ENOENT
+        assert answer(lambda: ns.rename(1, b"top", sub, b"none", EXCHANGE)) == errno.ENOENT
         assert answer(lambda: ns.rename(1, b"f", 1, b"g", 4)) == errno.EINVAL
         assert answer(lambda: ns.rename(1, b"f", 1, b"g", 3)) == errno.EINVAL
         assert answer(lambda: ns.rename(1, b"top", sub, b"x", EXCHANGE)) == errno.EINVAL
