@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from anqfs.errors import FilesystemError
 from anqfs.namespace import Caller, Namespace
 from anqfs.namespace import files as files_module
 from anqfs.namespace import reclaim as reclaim_module
@@ -49,3 +51,12 @@ def test_a_file_that_is_truncated_while_it_has_no_name_leaves_nothing_behind(ns:
     work_off(ns)
     assert records(ns, b"WO") == []
     assert check(ns.volume).clean
+
+
+def test_an_exchange_with_nothing_is_enoent_even_below_itself(ns: Namespace) -> None:
+    """As rename(2) orders its errors: what is missing counts before what would make a loop."""
+    above = ns.mkdir(ROOT, b"above", 0o755, USER)[0]
+    below = ns.mkdir(above, b"below", 0o755, USER)[0]
+    with pytest.raises(FilesystemError) as caught:
+        ns.rename(ROOT, b"above", below, b"absent", 2)
+    assert caught.value.errno == errno.ENOENT
