@@ -11,6 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from itertools import accumulate
 
+from anqfs.errors import AnqfsError
 from anqfs.namespace.check_source import Absent, Source, Version, birth_of, is_directory, name_inode
 from anqfs.namespace.usage import of_inode
 from anqfs.store.schema import (
@@ -94,10 +95,22 @@ class Families:
         """Judge every inode that any record speaks of."""
         while (ino := min(stream.ino for stream in self.streams.values())) <= INO_MAX:
             self.ino = ino
-            self.judge()
-            for stream in self.streams.values():
-                while stream.ino == ino:
+            try:
+                self.judge()
+            except AnqfsError as error:
+                self.complain(name_inode(ino), f"cannot be examined further: {error}")
+            except Exception as error:
+                self.complain(name_inode(ino), f"cannot be examined further: {type(error).__name__}: {error}")
+            self.skip()
+
+    def skip(self) -> None:
+        """Consume what is left of this inode's records. A stream that meets a damaged page ends there, and says so."""
+        for letter, stream in self.streams.items():
+            while stream.ino == self.ino:
+                try:
                     stream.pop()
+                except AnqfsError as error:
+                    self.complain(b"volume", f"the {letter} records behind those of inode {self.ino} cannot be read: {error}")
 
     def judge(self) -> None:
         """Judge one inode with all that belongs to it."""

@@ -34,6 +34,8 @@ BATCH = 512
 DEPTH_MAX = 20_000
 """Directories above a name; a walk that is longer goes in a circle."""
 MEMO_MAX = 50_000
+SEARCHES_MAX = 64
+"""Searches through all names for one of an inode whose record is gone."""
 
 KEY_LENGTHS = {
     **dict.fromkeys(b"IUSRO", 9),
@@ -69,6 +71,7 @@ class Source:
         self.snapshots: dict[int, Snapshot] = {}
         self._by_epoch: list[tuple[int, int]] = []
         self._shown: dict[tuple[int, int, int], bool] = {}
+        self._searched: dict[tuple[int, int | None], tuple[int, bytes] | None] = {}
 
     # ------------------------------------------------------------ one record
 
@@ -260,8 +263,14 @@ class Source:
 
     def _up_by_search(self, ino: int, epoch: int | None) -> tuple[int, bytes] | None:
         """Find a name of an inode whose record is gone: the dirents are the only trace. Slow, and only ever for damage."""
-        letters = (b"D",) if epoch is None else (b"D", b"d")
-        for letter in letters:
+        if (ino, epoch) not in self._searched:
+            if len(self._searched) >= SEARCHES_MAX:
+                return None
+            self._searched[ino, epoch] = self._search(ino, epoch)
+        return self._searched[ino, epoch]
+
+    def _search(self, ino: int, epoch: int | None) -> tuple[int, bytes] | None:
+        for letter in (b"D",) if epoch is None else (b"D", b"d"):
             for key in self.volume.scan_keys(letter, prefix_end(letter)):
                 dirent = self.get(key, Dirent)
                 if isinstance(dirent, Dirent) and dirent.ino == ino and (epoch is None or valid(key, dirent, epoch)):
