@@ -314,9 +314,11 @@ class Volume(Changes):
         group, writer = self._group, self._writer
         now = time.monotonic()
         if group.empty:
+            if writer.busy:
+                return now + _RETRY  # whether it leaves extents to delete is known when it is done
             if writer.has_frees:
-                return now + _RETRY if self._tight else writer.idle_since + _FREES_DELAY
-            return now + _RETRY if self._tight and writer.pinned else None
+                return writer.idle_since + (_RETRY if self._tight else _FREES_DELAY)
+            return writer.idle_since + _RETRY if self._tight and writer.pinned else None
         when = now if group.size > self._group_bytes or group.since is None else group.since + self._group_seconds
         return max(when, now + _RETRY) if writer.busy else when
 
