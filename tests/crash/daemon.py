@@ -21,10 +21,10 @@ def module(name: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", f"tests.crash.{name}", *arguments]
 
 
-def eventually(what: str, ready: object, *, deadline: float = DEADLINE) -> None:
+def eventually(what: str, ready: object, *, deadline: float | None = None) -> None:
     """Poll the callable `ready` until it is true; TimeoutError names `what`."""
     assert callable(ready)
-    limit = time.monotonic() + deadline
+    limit = time.monotonic() + (DEADLINE if deadline is None else deadline)
     while not ready():
         if time.monotonic() > limit:
             raise TimeoutError(what)

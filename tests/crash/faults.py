@@ -122,6 +122,7 @@ def daemon_fault(directory: Path, *, seed: int, counts: Counts) -> list[str]:
             ({Kind.WRITE}, errno.ENOSPC, False),
             ({Kind.WRITE}, errno.ENOSPC, True),
             ({Kind.WRITE}, errno.EIO, False),
+            ({Kind.WRITTEN}, errno.EIO, False),
             ({Kind.SYNC_BEGIN}, errno.EIO, False),
             ({Kind.SYNC_BEGIN}, errno.ENOSPC, False),
         ]
@@ -152,10 +153,19 @@ def daemon_fault(directory: Path, *, seed: int, counts: Counts) -> list[str]:
     return faults
 
 
+def drop_caches() -> None:
+    """Make the kernel forget what it can of files, so that the daemon is asked again."""
+    with open("/proc/sys/vm/drop_caches", "w") as file:
+        file.write("3")
+
+
 def _until_read_only(
     daemon: Daemon, directory: Path, fault: preload.Faults, kinds: set[Kind], number: int, partial: bool, rng: random.Random, seed: int
 ) -> list[str]:
     faults = []
+    data = pattern(8, 1, 1, 0, 700_000)
+    for name in ("read later", "read by a reader"):
+        _write_synced(daemon.mountpoint / name, data)
     with writers(2, daemon.mountpoint, directory, seed, "--sync-share", "0.5") as started:
         time.sleep(rng.uniform(0.1, 0.5))
         fault.arm(kinds, number, after=rng.randrange(30), sticky=True, partial=partial)
@@ -168,8 +178,11 @@ def _until_read_only(
             faults.append(f"writer {at} stopped without an error")
         elif failure["errno"] not in EXPECTED:
             faults.append(f"a writer got {errno.errorcode.get(failure['errno'])}: {failure['message']}")
-    if not (daemon.mountpoint / "w1").is_dir():
-        faults.append("after the failure nothing can be read")
+    drop_caches()
+    for name in ("read later", "read by a reader"):
+        if (daemon.mountpoint / name).read_bytes() != data:
+            faults.append("after the failure an acknowledged file reads wrong")
+    os.listdir(daemon.mountpoint / "w1")
     try:
         (daemon.mountpoint / "new").mkdir()
         faults.append("after a failed commit a directory can be made")

@@ -63,7 +63,7 @@ class Watch:
 
     def _run(self) -> None:
         probe = self._daemon.mountpoint / "probe" / "file"
-        while not self._done.wait(0.02):
+        while not self.probes or not self._done.wait(0.02):
             self.memory_kib = max(self.memory_kib, memory_kib(self._daemon.pid))
             started = time.monotonic()
             probe.touch()

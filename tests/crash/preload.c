@@ -205,6 +205,11 @@ static ssize_t logged(int fd, const struct iovec *parts, int count, off64_t offs
     flags = fcntl(fd, F_GETFL);
     if (call == at_position) offset = flags & O_APPEND ? lseek64(fd, 0, SEEK_END) : lseek64(fd, 0, SEEK_CUR);
     durable = !broken && (flags & O_DSYNC) != 0;
+    if (durable && (number = fails(WRITTEN)) != 0) {
+        pthread_mutex_unlock(&mutex);
+        errno = number;
+        return -1;
+    }
     object = object_of(fd);
     token = ++tokens;
     put(WRITE, object, (uint64_t)offset, token, parts, count);
