@@ -27,7 +27,7 @@ from anqfs.store.schema import EPOCH_MAX, INLINE_MAX, WINDOW, Inode, Orphan, Win
 SIZE_MAX = (1 << 63) - 1
 MERGE_ABOVE = 32
 MERGE_NOW = 128
-REMOVE_NOW = 1024
+REMOVE_NOW = 256
 """Windows that a truncation removes at once."""
 _MERGES_MAX = 65536
 _FEW = 8
