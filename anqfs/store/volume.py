@@ -316,6 +316,8 @@ class Volume(Changes):
         if group.empty:
             if writer.busy:
                 return now + _RETRY  # whether it leaves extents to delete is known when it is done
+            if writer.will_have_frees:
+                return now + _RETRY
             if writer.has_frees:
                 return writer.idle_since + (_RETRY if self._tight else _FREES_DELAY)
             return writer.idle_since + _RETRY if self._tight and writer.pinned else None

@@ -142,6 +142,12 @@ class Writer:
         return sum(self._freed)
 
     @property
+    def will_have_frees(self) -> bool:
+        """Whether extents wait to be deleted once the group being written, or the one that waits, is durable."""
+        closing, queued = self.closing, self.queued
+        return (closing is not None and bool(closing.frees)) or (queued is not None and bool(queued.frees))
+
+    @property
     def has_frees(self) -> bool:
         """Whether extents wait to be deleted."""
         return bool(self.state.frees)

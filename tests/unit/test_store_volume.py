@@ -442,6 +442,27 @@ def test_a_freed_extent_is_deleted_by_the_group_after_the_one_that_freed_it(volu
     assert volume.due() is None
 
 
+def test_a_group_that_frees_is_followed_up_even_when_nobody_writes_any_more(volume: Volume, held: Held) -> None:
+    """A timer that asks while the group is still being written must not be told that there is nothing to come."""
+    held.release()
+    extent, _ = volume.write_extent(b"data")
+    volume.commit().wait()
+    held.gate.clear()
+    held.entered.clear()
+    volume.free_extent(extent)
+    ticket = volume.commit()
+    assert held.entered.wait(30)
+    assert volume.due() is not None
+    held.release()
+    ticket.wait()
+    due = volume.due()
+    assert due is not None
+    assert volume.due() == due, "a time that moves away is never reached"
+    volume.close_group()
+    volume.commit().wait()
+    assert volume.raw_extent_ids(0, 10) == []
+
+
 def test_closing_the_volume_deletes_what_was_freed(volume: Volume) -> None:
     extents = [volume.write_extent(b"data")[0] for _ in range(5000)]
     volume.commit().wait()
