@@ -344,7 +344,7 @@ class Files:
         core = self._core
         inode = core.inode(ino)
         position: Orphan | None = core.get(orphan_key(ino))
-        if position is None:
+        if position is None or inode.nlink == 0:
             return False
         removed, following = self.remove_windows(ino, inode, max(inode.cut, position.next_window), limit, only_cut=True)
         if removed:

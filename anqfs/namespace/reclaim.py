@@ -83,7 +83,9 @@ class Reclaim:
         """Remove up to `budget` windows of one orphan or truncated file. Returns whether there was anything to do."""
         if self._queue:
             ino = self._queue.popleft()
-            if self._tried(self._step, ino, budget):
+            if ino in self.core.held:
+                self._held.add(ino)
+            elif self._tried(self._step, ino, budget):
                 self._queue.appendleft(ino)
             return True
         trims = self._files.to_trim

@@ -12,7 +12,7 @@ import pytest
 from anqfs.errors import FilesystemError, NoSpace
 from anqfs.namespace import ROOT, Caller, Namespace
 from anqfs.namespace import files as files_module
-from anqfs.store.schema import INLINE_MAX, WINDOW, Window, orphan_key, window_key
+from anqfs.store.schema import INLINE_MAX, WINDOW, Window, inode_key, orphan_key, window_key
 from tests.unit.namespace_volume import make_store, opened, work_off
 
 USER = Caller(1000, 1000, frozenset(), 0o022)
@@ -376,6 +376,23 @@ class TestLongTruncation:
         assert self.keys(ns, node) == 0
         assert ns.volume.get(orphan_key(node)) is None
         assert extents_stored(ns) == 0
+
+    def test_cut_while_it_has_no_name(self, ns: Namespace) -> None:
+        node = self.filled(ns)
+        ns.hold(node)
+        ns.unlink(1, b"file")
+        for size in (2 * WINDOW, 0, 20 * WINDOW, WINDOW):
+            ns.set_attributes(node, size=size, caller=ROOT)
+            work_off(ns)
+            assert ns.volume.get(orphan_key(node)) is not None
+            for number in range(1, 20):
+                ns.write(node, number * WINDOW, b"x")
+        assert ns.read(node, 0, 5) == bytes(5)
+        ns.drop(node)
+        work_off(ns)
+        assert self.keys(ns, node) == 0
+        assert ns.volume.get(orphan_key(node)) is None
+        assert ns.volume.get(inode_key(node)) is None
 
 
 def test_cold_names_what_is_not_at_hand(ns: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
