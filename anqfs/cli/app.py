@@ -20,21 +20,26 @@ _TOUR = """An encrypted filesystem with immutable snapshots of any directory.
 
 A short tour:
 
+\b
   head -c 32 /dev/urandom > archive.key
-
   anqfs mkfs archive.store --key-file archive.key
-
   anqfs mount archive.store /mnt --key-file archive.key
-
   anqfs snapshot create /mnt --name first
-
   ls /mnt/.snapshot/
-
   anqfs umount /mnt
 
-Every command explains itself: anqfs COMMAND --help. Exit codes: 0 done; 1 another fault; 2 wrong usage; 3 no such store, or something
-is there already; 4 wrong key; 5 store in use; 6 mount point busy, missing or not empty, or no FUSE; 7 not mounted; 8 not found;
-9 damaged, rolled back or of a newer format; 10 no space; 11 read-only or a commit failed; 130 interrupted.
+Every command explains itself: anqfs COMMAND --help.
+
+Exit codes:
+
+\b
+  0 done                       6 mount point busy, missing, not empty, no FUSE
+  1 another fault              7 not mounted
+  2 wrong usage                8 not found
+  3 no store there, or one is  9 damaged, another root, a newer format
+  4 wrong key                 10 no space
+  5 store in use              11 read-only, or a commit failed
+                             130 interrupted
 """
 
 app = typer.Typer(

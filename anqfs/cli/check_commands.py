@@ -31,8 +31,8 @@ def check(
 
     Examples:
 
+    \b
       anqfs check /srv/archive.store --key-file /root/archive.key
-
       anqfs check /srv/archive.store --key-file /root/archive.key --json
     """
     from anqfs.control import offline
@@ -73,10 +73,9 @@ def scrub(
 
     Examples:
 
+    \b
       anqfs scrub /archive --rate 200
-
       anqfs scrub /archive --status --json
-
       anqfs scrub /archive --cancel
     """
     from anqfs.control import client, locate

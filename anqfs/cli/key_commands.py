@@ -22,6 +22,7 @@ def listing(store: Store, json: Json = False) -> None:
 
     Examples:
 
+    \b
       anqfs key list /srv/archive.store
     """
     from anqfs.control import keys
@@ -55,8 +56,8 @@ def add(
 
     Examples:
 
+    \b
       anqfs key add /srv/archive.store --key-file /root/archive.key --new-passphrase-file /root/new
-
       anqfs key add /archive --new-key-file /root/second.key
     """
     from anqfs.control import keys
@@ -87,6 +88,7 @@ def remove(
 
     Examples:
 
+    \b
       anqfs key remove /srv/archive.store 1 --key-file /root/archive.key
     """
     from anqfs.control import keys
@@ -103,6 +105,7 @@ def rotate(store: Store, key_file: KeyFile = None, passphrase_file: PassphraseFi
 
     Examples:
 
+    \b
       anqfs key rotate /archive
     """
     from anqfs.control import keys

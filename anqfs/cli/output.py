@@ -12,6 +12,7 @@ from anqfs.errors import AnqfsError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.status import Status
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -92,18 +93,25 @@ class Progress:
     """One changing line on a terminal's stderr; silent when stderr is no terminal or `quiet`."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._drawn = 0
         self._quiet = quiet or not sys.stderr.isatty()
+        self._status: Status | None = None
 
     def show(self, line: str) -> None:
         """Replace the line."""
         if self._quiet:
             return
-        print("\r" + line.ljust(self._drawn), end="", file=sys.stderr, flush=True)
-        self._drawn = len(line)
+        from rich.text import Text
+
+        if self._status is None:
+            from rich.console import Console
+
+            self._status = Console(stderr=True, highlight=False).status(Text(line))
+            self._status.start()
+        else:
+            self._status.update(Text(line))
 
     def done(self) -> None:
         """Erase the line."""
-        if self._drawn:
-            print("\r" + " " * self._drawn + "\r", end="", file=sys.stderr, flush=True)
-            self._drawn = 0
+        if self._status is not None:
+            self._status.stop()
+            self._status = None

@@ -50,8 +50,8 @@ def create(
 
     Examples:
 
+    \b
       anqfs snapshot create /archive/study --name before-cleanup
-
       anqfs snapshot create /archive --json
     """
     from anqfs.control import client, locate
@@ -76,8 +76,8 @@ def listing(
 
     Examples:
 
+    \b
       anqfs snapshot list
-
       anqfs snapshot list /archive/study --json
     """
     from anqfs.control import client, locate, registry
@@ -113,8 +113,8 @@ def delete(
 
     Examples:
 
+    \b
       anqfs snapshot delete 17 18
-
       anqfs snapshot delete 17 --mountpoint /archive
     """
     from anqfs.control import client, locate
@@ -142,8 +142,8 @@ def restore(
 
     Examples:
 
+    \b
       anqfs snapshot restore 17 --to /archive/study.old
-
       anqfs snapshot restore 17 --path series1/image.dcm --in-place
     """
     from anqfs.control import client, locate

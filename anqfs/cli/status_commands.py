@@ -28,10 +28,9 @@ def status(
 
     Examples:
 
+    \b
       anqfs status
-
       anqfs status /archive --json
-
       anqfs status /archive --latency
     """
     if place is None:
@@ -148,8 +147,8 @@ def usage(path: Annotated[str, typer.Argument(metavar="PATH", help="A path in a 
 
     Examples:
 
+    \b
       anqfs usage /archive/study
-
       anqfs usage /archive --json
     """
     from anqfs.control import client, locate

@@ -22,10 +22,9 @@ def mkfs(store: Store, key_file: KeyFile = None, passphrase_file: PassphraseFile
 
     Examples:
 
+    \b
       head -c 32 /dev/urandom > /root/archive.key; chmod 600 /root/archive.key
-
       anqfs mkfs /srv/archive.store --key-file /root/archive.key
-
       anqfs mkfs /srv/archive.store
     """
     from anqfs.control import offline
@@ -46,7 +45,7 @@ def mount(
     option: Annotated[list[str] | None, typer.Option("-o", metavar="OPT,...", help="Mount options, as for mount(8).")] = None,
     expect_root: Annotated[
         str | None,
-        typer.Option("--expect-root", metavar="N:HEX", help="Refuse a store that is older than this root, or not a descendant of it."),
+        typer.Option("--expect-root", metavar="N:HEX", help="Refuse a store whose root digest is another (`anqfs status` shows it)."),
     ] = None,
 ) -> None:
     """Mount a store. Returns when the mount answers; the daemon goes on in the background.
@@ -59,12 +58,10 @@ def mount(
 
     Examples:
 
+    \b
       anqfs mount /srv/archive.store /archive --key-file /root/archive.key
-
       anqfs mount /srv/archive.store /archive -o ro,noexec --passphrase-file /run/secret
-
-      In /etc/fstab:
-
+      # in /etc/fstab:
       /srv/archive.store /archive fuse.anqfs keyfile=/root/archive.key,nofail 0 0
     """
     from anqfs.control import launch, options
@@ -90,6 +87,7 @@ def umount(mountpoint: Annotated[str, typer.Argument(metavar="MOUNTPOINT", help=
 
     Examples:
 
+    \b
       anqfs umount /archive
     """
     from anqfs.control import launch

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -70,8 +71,22 @@ def stay(fields: dict[str, Any], secret: Secret) -> int:
     def report(document: dict[str, Any]) -> None:
         if "error" in document:
             print(f"anqfs: {document['message']}", file=sys.stderr, flush=True)
+        else:
+            tell_service_manager("READY=1")
 
     return daemon.run(_order(fields), secret, report, foreground=True)
+
+
+def tell_service_manager(state: str) -> None:
+    """Send a state to the service manager that started this process, if it wants to hear of it. Source: sd_notify(3)."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as stream:
+        try:
+            stream.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
+        except OSError as error:
+            print(f"anqfs: the service manager cannot be told {state}: {error.strerror}", file=sys.stderr, flush=True)
 
 
 def start(fields: dict[str, Any], secret: Secret) -> Entry:

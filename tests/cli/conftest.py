@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -163,6 +164,38 @@ class Bench:
         for point in mounted_below(self.top):
             subprocess.run(["umount", "-l", os.fsdecode(point)], stdin=subprocess.DEVNULL, check=True)
         return left
+
+
+def on_terminal(bench: Bench, answers: list[bytes], *arguments: str | Path) -> tuple[int, bytes]:
+    """Run `anqfs` with a terminal of its own, answer each prompt, and return its exit code and what the terminal showed."""
+    leader, follower = pty.openpty()
+    become = "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", become, *bench.command(*arguments)],
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        env=bench.environment,
+        cwd=bench.top,
+    )
+    os.close(follower)
+    shown = b""
+    try:
+        while True:
+            try:
+                piece = os.read(leader, 4096)
+            except OSError:
+                break
+            if not piece:
+                break
+            shown += piece
+            if shown.endswith(b": ") and answers:
+                os.write(leader, answers.pop(0) + b"\n")
+        return process.wait(DEADLINE), shown
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Bench
+from .conftest import Bench, on_terminal
 
 
 def fill(bench: Bench) -> bytes:
@@ -158,3 +158,15 @@ def test_check_leaves_the_store_as_it_was(bench: Bench) -> None:
     bench.ok("check", bench.store, "--key-file", bench.key)
     assert before == {path: path.read_bytes() for path in before}
     assert isinstance(next(iter(before)), Path)
+
+
+def test_progress_on_a_terminal_leaves_the_result_readable(mounted: Bench) -> None:
+    fill(mounted)
+    code, shown = on_terminal(mounted, [], "scrub", mounted.mountpoint)
+    assert code == 0, shown
+    assert b"passes:" in shown and b"Traceback" not in shown
+    number = str(mounted.json("snapshot", "create", mounted.mountpoint)["id"])
+    code, shown = on_terminal(mounted, [], "snapshot", "restore", number, "--to", mounted.mountpoint / "again")
+    assert code == 0, shown
+    assert b"restored" in shown
+    assert (mounted.mountpoint / "again" / "dir" / "small0").read_bytes() == b"s" * 100

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 
 import pytest
@@ -91,13 +92,20 @@ def test_umount_clears_a_dead_mount_point(bench: Bench) -> None:
 def test_in_the_foreground_it_stays_and_logs_to_stderr(bench: Bench) -> None:
     bench.mkfs()
     arguments = ("mount", bench.store, bench.mountpoint, "--key-file", bench.key, "--foreground")
-    process = subprocess.Popen(bench.command(*arguments), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=bench.environment)
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(bench.top / "notify"))
+    environment = {**bench.environment, "NOTIFY_SOCKET": str(bench.top / "notify")}
+    process = subprocess.Popen(bench.command(*arguments), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
     try:
+        manager.settimeout(DEADLINE)
+        assert manager.recv(100) == b"READY=1"
+        assert os.path.ismount(bench.mountpoint)
         eventually("the mount", lambda: bench.run("status", bench.mountpoint).returncode == 0)
         assert bench.json("status", bench.mountpoint)["pid"] == process.pid
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=DEADLINE)
     finally:
+        manager.close()
         process.kill()
         process.wait()
     assert process.returncode == 0

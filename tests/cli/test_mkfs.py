@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-import pty
 import stat
-import subprocess
-import sys
-from pathlib import Path
 
-from .conftest import DEADLINE, Bench
+from .conftest import Bench, on_terminal
 
 
 def test_mkfs_makes_a_private_directory(bench: Bench) -> None:
@@ -51,38 +47,6 @@ def test_without_a_terminal_a_passphrase_is_not_waited_for(bench: Bench) -> None
     assert not bench.store.exists()
     bench.mkfs()
     assert "terminal" in bench.fails(2, "mount", bench.store, bench.mountpoint)
-
-
-def on_terminal(bench: Bench, answers: list[bytes], *arguments: str | Path) -> tuple[int, bytes]:
-    """Run `anqfs` with a terminal of its own, answer each prompt, and return its exit code and what the terminal showed."""
-    leader, follower = pty.openpty()
-    become = "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-    process = subprocess.Popen(
-        [sys.executable, "-c", become, *bench.command(*arguments)],
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-        env=bench.environment,
-        cwd=bench.top,
-    )
-    os.close(follower)
-    shown = b""
-    try:
-        while True:
-            try:
-                piece = os.read(leader, 4096)
-            except OSError:
-                break
-            if not piece:
-                break
-            shown += piece
-            if shown.endswith(b": ") and answers:
-                os.write(leader, answers.pop(0) + b"\n")
-        return process.wait(DEADLINE), shown
-    finally:
-        process.kill()
-        process.wait()
-        os.close(leader)
 
 
 def test_a_passphrase_from_the_terminal(bench: Bench) -> None:
