@@ -22,6 +22,7 @@ from anqfs.namespace.check import check
 from anqfs.namespace.core import Caller
 from anqfs.namespace.namespace import Namespace
 from anqfs.namespace.restore import Restore
+from anqfs.namespace.scrub import Scrub
 from anqfs.store.volume import Volume
 
 from .operations import Chooser, Operation
@@ -325,6 +326,7 @@ class Run:
         self.model.crash()
         self.volume.close()
         self.open()
+        self.check()
         self.durable()
 
     def do_crash(self, how: str) -> None:
@@ -347,6 +349,7 @@ class Run:
         now, self.model = self.model, Model()
         self.open()
         self.recover(now)
+        self.check()
         self.durable()
 
     def recover(self, lost: Model) -> None:
@@ -451,16 +454,20 @@ class Run:
         self.compare_tree()
         self.compare_snapshots()
         self.check()
+        self.scrub()
         for number in list(self.model.snapshots):
             self.real_snapshot_delete(number)
         for ino, count in self.model.held.items():
             self.namespace.drop(self.nodes[ino], count)
-        self.drain()
-        self.volume.close()
-        self.open()
+        self.model.crash()
         self.drain()
         self.check()
         self.nothing_kept()
+        self.volume.close()
+        self.open()
+        self.check()
+        self.nothing_kept()
+        self.compare_tree()
 
     def drain(self) -> None:
         for _ in range(WORK_MAX):
@@ -472,6 +479,13 @@ class Run:
         report = check(self.volume)
         if not report.clean:
             raise Difference("check: " + "; ".join(map(str, report.findings[:10])))
+
+    def scrub(self) -> None:
+        scrub = Scrub(self.namespace)
+        while scrub.step(100):
+            self.namespace.work(1)
+        if scrub.findings:
+            raise Difference("scrub: " + "; ".join(map(str, scrub.findings[:10])))
 
     def nothing_kept(self) -> None:
         """Without snapshots there are no past records, dead lists, counts above 1 or extents that no live window uses."""
