@@ -73,18 +73,19 @@ class Directories:
             return
         alias = self._aliases.get((node, cookie))
         start = alias or _behind(cookie)
-        last: tuple[bytes, Dirent] | None = None
+        waiting: tuple[bytes, Dirent] | None = None
+        place = 0
         scan = self._core.versions.range_at(dirent_key(ino, start), dirent_key(ino, _LAST) + b"\0", epoch)
         for key, dirent in scan:
             name_hash = key[9:]
             if name_hash == alias:
                 continue
-            if last is not None:
-                here = cookie_of(last[0])
-                yield last[1], self._alias(node, ino, last[0]) if here == cookie_of(name_hash) else here
-            last = name_hash, dirent
-        if last is not None:
-            yield last[1], cookie_of(last[0])
+            here = cookie_of(name_hash)
+            if waiting is not None:
+                yield waiting[1], place if place != here else self._alias(node, ino, waiting[0])
+            waiting, place = (name_hash, dirent), here
+        if waiting is not None:
+            yield waiting[1], place
 
     def _alias(self, node: int, ino: int, name_hash: bytes) -> int:
         """Return a cookie for one of several entries with the same 63 bits: the next below that is not in use."""
