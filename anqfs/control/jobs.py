@@ -7,6 +7,7 @@ Ctrl-C on the command ends only the watching, and a restore is not left half don
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ _LEAST_REST = 0.0005
 """Seconds a job sleeps after a step, at least: a request that came during the step is served first."""
 _WORK_SHARE = 0.5
 """A job uses at most this part of the trio thread."""
+_REMEMBERED = 64
+"""Jobs that can be asked for by number: whoever watches one must learn its end, though others were started since."""
 
 
 class Job:
@@ -110,11 +113,12 @@ class Job:
 
 
 class Jobs:
-    """The jobs of one daemon: at most one of each kind runs; the last of each kind is remembered."""
+    """The jobs of one daemon: at most one of each kind runs; the last _REMEMBERED are remembered."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
         self._last: dict[str, Job] = {}
+        self._recent: deque[Job] = deque(maxlen=_REMEMBERED)
         self._count = 0
 
     def must_be_free(self, kind: str) -> None:
@@ -136,6 +140,7 @@ class Jobs:
         self._count += 1
         job = Job(self._count, kind, step, progress, finish, rate)
         self._last[kind] = job
+        self._recent.append(job)
         self._nursery.start_soon(job.run)
         return job
 
@@ -145,7 +150,7 @@ class Jobs:
 
     def by_number(self, number: int) -> Job:
         """Return a remembered job. Raises NotFound."""
-        for job in self._last.values():
+        for job in (*self._last.values(), *self._recent):
             if job.number == number:
                 return job
         raise NotFound(f"there is no job {number}")
