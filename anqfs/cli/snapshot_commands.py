@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +13,7 @@ import typer
 from anqfs.cli import output
 from anqfs.cli.watch import watch_job
 from anqfs.control import wire
-from anqfs.errors import FilesystemError, NotFound, UsageError
+from anqfs.errors import FilesystemError, NotFound, NotMounted, UsageError
 
 app = typer.Typer(help="Take, list, delete and restore snapshots of any directory.", no_args_is_help=True)
 
@@ -28,6 +30,15 @@ def facts_of(path: str) -> os.stat_result:
         raise NotFound(f"{wire.shown(path)}: does not exist") from error
     except OSError as error:
         raise FilesystemError(error.errno or 5, f"{wire.shown(path)}: {error.strerror}") from error
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Put the path into the message of an errno that the daemon answers."""
+    try:
+        yield
+    except FilesystemError as error:
+        raise FilesystemError(error.errno, f"{wire.shown(path)}: {error}") from error
 
 
 def directory_inode(path: str) -> int:
@@ -60,7 +71,8 @@ def create(
     body: dict[str, Any] = {"inode": directory_inode(directory)}
     if name is not None:
         body["name"] = name
-    made = client.Client(entry).post("/v1/snapshots", body, patience=None)
+    with naming(directory):
+        made = client.Client(entry).post("/v1/snapshots", body, patience=None)
     if json:
         output.json_document(made)
     else:
@@ -83,10 +95,18 @@ def listing(
     from anqfs.control import client, locate, registry
 
     if path is None:
-        found = [one for entry in registry.entries() for one in client.Client(entry).get("/v1/snapshots")]
+        found = []
+        for entry in registry.entries():
+            try:
+                found += client.Client(entry).get("/v1/snapshots")
+            except NotMounted:
+                if registry.is_running(entry):
+                    raise
     else:
         entry = locate.by_path(path)
-        found = client.Client(entry).get("/v1/snapshots", inode=directory_inode(path))
+        inode = directory_inode(path)
+        with naming(path):
+            found = client.Client(entry).get("/v1/snapshots", inode=inode)
     if json:
         output.json_document(found)
         return
@@ -159,7 +179,8 @@ def restore(
     else:
         entry = locate.the_only(mountpoint)
     daemon = client.Client(entry)
-    job = watch_job(daemon, daemon.post("/v1/restores", body, patience=None), quiet=json)
+    with naming(to if to is not None else f"snapshot {number}"):
+        job = watch_job(daemon, daemon.post("/v1/restores", body, patience=None), quiet=json)
     if json:
         output.json_document(job)
     else:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from anqfs.cli import output
-from anqfs.cli.snapshot_commands import facts_of
+from anqfs.cli.snapshot_commands import facts_of, naming
 from anqfs.cli.watch import line
 from anqfs.control import wire
 from anqfs.errors import AnqfsError
@@ -72,6 +72,8 @@ def _all(*, json: bool, latency: bool) -> None:
         try:
             found.append(_ask(entry, latency=latency))
         except AnqfsError as error:
+            if not registry.is_running(entry):
+                continue  # it was unmounted meanwhile
             found.append(
                 {"pid": entry.pid, "store": entry.store, "mountpoint": entry.mountpoint, "uuid": entry.uuid, "error": wire.to_fault(error)}
             )
@@ -155,7 +157,8 @@ def usage(path: Annotated[str, typer.Argument(metavar="PATH", help="A path in a 
 
     entry = locate.by_path(path)
     inode = facts_of(path).st_ino
-    totals = {"path": os.path.abspath(path), **client.Client(entry).get("/v1/usage", inode=inode)}
+    with naming(path):
+        totals = {"path": os.path.abspath(path), **client.Client(entry).get("/v1/usage", inode=inode)}
     if json:
         output.json_document(totals)
         return

@@ -302,7 +302,7 @@ def main(arguments: list[str]) -> int:
         def report(document: dict[str, Any]) -> None:
             try:
                 outcome.write(json.dumps(document).encode() + b"\n")
-                outcome.flush()
+                outcome.close()
             except BrokenPipeError:
                 _log.warning("nobody waits for the outcome any more")
 

@@ -227,3 +227,8 @@ def test_usage(mounted: Bench) -> None:
     assert "directories" in mounted.ok("usage", mounted.mountpoint)
     mounted.fails(8, "usage", mounted.mountpoint / "none")
     mounted.fails(7, "usage", "/")
+    assert ".snapshot" in mounted.fails(1, "usage", mounted.mountpoint / ".snapshot")
+    made = mounted.json("snapshot", "create", mounted.mountpoint)
+    write(mounted.mountpoint / "a" / "three", "later")
+    assert mounted.json("usage", made["path"])["files"] == 3
+    assert mounted.json("usage", mounted.mountpoint / "b")["bytes"] == 1
