@@ -252,7 +252,7 @@ class Restore:
         while frames:
             frame = frames[-1]
             entry = frame.next(self._then)
-            if entry is None:
+            if entry is None or self._steps.inode(frame.live) is None:  # at its end, or somebody removed it meanwhile
                 frames.pop()
                 continue
             name_hash, dirent = entry
@@ -267,10 +267,10 @@ class Restore:
     def _make_name(self, parent: int, name_hash: bytes, dirent: Dirent, old: Inode) -> Generator[None, None, int]:
         """Make one name lead to its inode, and that equal to what it was; returns the inode."""
         there = self._steps.dirent(parent, name_hash)
-        ino = self._made.get(dirent.ino) or self._kept(dirent.ino, old, there)
+        made = self._made.get(dirent.ino)
+        ino = made if made is not None and self._steps.inode(made) is not None else self._kept(dirent.ino, old, there)
         if there is not None and there.ino != ino:
             self._put_aside(parent, there)
-            yield
         if ino is None:
             ino = self._make(parent, dirent.name, old)
             if old.nlink > 1 and not S_ISDIR(old.mode):
@@ -348,7 +348,7 @@ class Restore:
         top = self._place.top
         if top is None:
             raise FilesystemError(errno.EEXIST, "somebody else made a name where the restored one belongs")
-        if self._aside is None:
+        if self._aside is None or self._steps.inode(self._aside) is None:
             self._aside = self.namespace.mkdir(top, self._free_name(top), 0o700, ROOT_CALLER)[0]
             self._first_made = self._aside if self._first_made is None else self._first_made
         self._aside_count += 1
@@ -416,6 +416,8 @@ class Restore:
         if S_ISREG(old.mode) and self._steps.data_differs(ino, source, old):
             following: int | None = 0
             while following is not None:
+                if self._steps.inode(ino) is None:
+                    return  # somebody removed it meanwhile
                 following, done = self._steps.set_data(ino, source, old, following)
                 self.progress.bytes += done
                 self._changes.append((ino, None))
@@ -431,7 +433,7 @@ class Restore:
         return ino
 
     def _set_attributes(self, ino: int, source: int, old: Inode, times: bool) -> None:
-        if self._steps.set_attributes(ino, source, old, times):
+        if self._steps.inode(ino) is not None and self._steps.set_attributes(ino, source, old, times):
             self._changes.append((ino, None))
 
     def _rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:

@@ -178,16 +178,18 @@ class Steps:
         numbers = self._window_numbers(ino, source, first)
         self.core.volume.room(len(numbers) * (RECORD_ROOM + INLINE_MAX))
         grown = done = 0
-        size = live.size
+        size, changed = live.size, False
         for number in numbers:
             window = self.then.window(source, old, number)
-            grown += self._set_window(ino, live, number, window)
+            growth = self._set_window(ino, live, number, window)
+            changed = changed or growth is not None
+            grown += growth or 0
             if window is not None:
                 size = max(size, number * WINDOW + end_of(window))
                 done += allocated(window)
         if len(numbers) < WINDOWS_AT_ONCE:
             size = old.size
-        if grown or size != live.size:
+        if changed or size != live.size:  # who changes data changes the inode: `data_differs` and others rely on it
             self.core.usage.resized(live, size - live.size, grown)
             now = self.core.clock()
             held = live.allocated + grown
@@ -200,19 +202,19 @@ class Steps:
         now = [int.from_bytes(key[9:], "big") for key in keys]
         return sorted(set(now) | set(self.then.window_numbers(source, first)))[:WINDOWS_AT_ONCE]
 
-    def _set_window(self, ino: int, live: Inode, number: int, window: Window | None) -> int:
-        """Make one window equal; returns the bytes by which what it holds grew."""
+    def _set_window(self, ino: int, live: Inode, number: int, window: Window | None) -> int | None:
+        """Make one window equal; returns the bytes by which what it holds grew, None if it was equal."""
         core, files = self.core, self.namespace.files
         found: Window | None = core.get(window_key(ino, number))
         held = 0 if found is None else allocated(found)
         if window is None:
             if found is None:
-                return 0
+                return None
             removed, _ = files.remove_windows(ino, live, number, 1)
             return -removed
         shown = files.window(ino, live, number)
         if shown is not None and (shown.inline, shown.pieces) == (window.inline, window.pieces):
-            return 0
+            return None
         files.put_window(ino, live, number, found, replace(window, birth=core.versions.epoch), shared=True)
         return allocated(window) - held
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import shutil
 import stat
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -48,16 +48,20 @@ LIMITS: list[dict[str, int]] = [
 """Bounds made small, so that short histories reach what lies beyond them: a seed takes one of these."""
 
 
-def run_seed(seed: int, steps: int, directory: Path, secret: Secret) -> None:
-    """Run one history; raise Difference for the shortest prefix of it that shows a fault.
-
-    The order of names in a directory, which is that of a hash with a random key, is made to depend on the seed alone.
-    """
+@contextmanager
+def ordered_by_seed(seed: int) -> Iterator[None]:
+    """Make the order of names in a directory, which is that of a hash with a random key, depend on the seed alone; and take its limits."""
     with ExitStack() as stack:
         stack.enter_context(patch.object(Volume, "name_hash", lambda _, name: sha256(b"%d " % seed + name).digest()[:16]))
         for name, value in LIMITS[seed % len(LIMITS)].items():
             module, _, constant = name.partition(".")
             stack.enter_context(patch(f"anqfs.namespace.{module}.{constant}", value))
+        yield
+
+
+def run_seed(seed: int, steps: int, directory: Path, secret: Secret) -> None:
+    """Run one history; raise Difference for the shortest prefix of it that shows a fault."""
+    with ordered_by_seed(seed):
         _run_seed(seed, steps, directory, secret)
 
 

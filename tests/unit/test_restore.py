@@ -623,6 +623,21 @@ def test_a_full_disk_is_one_clear_error_and_can_be_undone(ns: Namespace, good_st
     sound(ns)
 
 
+def test_a_restore_that_stopped_between_data_and_attributes_can_be_undone(ns: Namespace) -> None:
+    d = directory(ns, ROOT, b"d")
+    node = make(ns, d, b"file", b"old" * 5000)
+    snapshot = ns.snapshot_create(d, b"s")
+    ns.write(node, 0, b"new")
+    restore = Restore(ns, snapshot.id)
+    while ns.read(node, 0, 3) != b"old":
+        assert restore.step(1)
+    assert restore.before is not None
+    assert ns.attributes(node).mtime != ns.attributes(ns.lookup(ns.snapshot_node(restore.before.id), b"file")[0]).mtime
+    run(Restore(ns, restore.before.id))
+    assert ns.read(node, 0, 6) == b"newold"
+    sound(ns)
+
+
 def test_too_many_links_is_one_clear_error(ns: Namespace) -> None:
     d = directory(ns, ROOT, b"d")
     node = make(ns, d, b"a", b"x")
