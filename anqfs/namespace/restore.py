@@ -13,7 +13,8 @@ Two walks over the snapshot's tree, each depth first with one frame for each lev
    its attributes and, as its last change, its times.
 
 An inode that also has a name outside the place is kept only if nothing about it changed; otherwise the restored names get an inode of
-their own, so that nothing outside the place changes. Change times are those of the restore: nobody can set them.
+their own, so that nothing outside the place changes (and undoing does not join them again). Change times are those of the restore:
+nobody can set them. Others may change the tree meanwhile: the restore goes on, and what they make in restored places later may stay.
 """
 
 from __future__ import annotations

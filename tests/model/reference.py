@@ -340,6 +340,8 @@ class Model:
 
     def snapshot_create(self, directory: int, name: bytes) -> int:
         self.directory(directory)
+        if directory != ROOT and not self.names(directory):
+            raise ModelError(errno.ENOENT)
         number, self.next_snapshot = self.next_snapshot, self.next_snapshot + 1
         self.snapshots[number] = Frozen(name, directory, dict(self.nodes), self.now)
         return number
