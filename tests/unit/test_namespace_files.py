@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from anqfs.errors import FilesystemError, NoSpace
+from anqfs.errors import Damaged, FilesystemError, NoSpace
 from anqfs.namespace import ROOT, Caller, Namespace
 from anqfs.namespace import files as files_module
 from anqfs.store.schema import INLINE_MAX, WINDOW, Window, inode_key, orphan_key, window_key
@@ -414,3 +414,49 @@ def test_only_files_have_data(ns: Namespace) -> None:
         with pytest.raises(FilesystemError) as caught:
             ns.read(node, 0, 1)
         assert caught.value.errno == number
+
+
+def test_damage_names_the_file_and_changes_nothing(ns: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files_module, "MERGE_NOW", 2)
+    node = ns.create(ns.mkdir(1, b"dir", 0o755, USER)[0], b"file", 0o644, USER)[0]
+    ns.write(node, 0, b"." * 9000)
+    ns.write(node, 20000, b"." * 100)
+    before = ns.attributes(node), window(ns, node)
+
+    def damaged(*_: object) -> bytes:
+        raise Damaged("the tag does not hold")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ns.volume, "read_extent", damaged)
+        with pytest.raises(Damaged, match="/dir/file: reading at byte 4096") as caught:
+            ns.read(node, 4096, 10)
+        assert caught.value.errno == errno.EIO
+        with pytest.raises(Damaged):
+            ns.write(node, 30000, b"x" * 10)
+    assert (ns.attributes(node), window(ns, node)) == before
+    assert ns.read(node, 8999, 3) == b".\0\0"
+
+
+def test_background_work_goes_on_past_what_is_damaged(ns: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (b"bad", b"good"):
+        node = new_file(ns, name)
+        ns.write(node, 0, b"x" * 9000)
+        ns.hold(node)
+        ns.unlink(1, name)
+    snapshot = ns.snapshot_create(1).id
+    ns.snapshot_delete(snapshot)
+    get = ns.volume.get
+    bad = window_key(node - 1, 0)
+
+    def damaged(key: bytes) -> object:
+        if key == bad:
+            raise Damaged("the tag does not hold")
+        return get(key)
+
+    monkeypatch.setattr(ns.core, "get", damaged)
+    ns.drop(node - 1)
+    ns.drop(node)
+    work_off(ns)
+    assert ns.volume.get(inode_key(node)) is None
+    assert ns.volume.get(orphan_key(node - 1)) is not None
+    assert ns.snapshots_in_deletion() == []
