@@ -31,7 +31,8 @@ from anqfs.store import lmdb_store
 from anqfs.store.volume import Volume
 
 from . import direct
-from .workload import Planner, State
+from .model import State
+from .planner import Planner
 
 SECRET = Secret("key-file", b"the key of the commit points" * 2)
 _HOOKED = ("replace", "remove", "put", "commit")

@@ -82,8 +82,7 @@ class Daemon:
     def start(self, *, expect_failure: bool = False) -> int | None:
         """Mount. With `expect_failure` return the exit code if it ends before it is ready."""
         self.mountpoint.mkdir(exist_ok=True)
-        command = module("launcher", str(self.store), str(self.mountpoint), "--key-file", str(self.key_file))
-        command += ["--group-seconds", str(self.group_seconds)]
+        command = self._command()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -102,6 +101,10 @@ class Daemon:
         if not expect_failure:
             raise RuntimeError(f"the daemon ended with {process.returncode}:\n{self.log_tail()}")
         return process.returncode
+
+    def _command(self) -> list[str]:
+        command = module("launcher", str(self.store), str(self.mountpoint), "--key-file", str(self.key_file))
+        return [*command, "--group-seconds", str(self.group_seconds)]
 
     @property
     def pid(self) -> int:
@@ -138,6 +141,27 @@ class Daemon:
         detach(self.mountpoint)
 
 
+class CommandDaemon(Daemon):
+    """The daemon as `anqfs mount --foreground` starts it, with its API and a registry of its own in `runtime`."""
+
+    def __init__(self, store: Path, key_file: Path, mountpoint: Path, log: Path, runtime: Path) -> None:
+        runtime.mkdir(mode=0o700, exist_ok=True)
+        super().__init__(store, key_file, mountpoint, log, environment={"ANQFS_RUNTIME_DIR": str(runtime)})
+
+    def _command(self) -> list[str]:
+        return anqfs("mount", str(self.store), str(self.mountpoint), "--key-file", str(self.key_file), "--foreground")
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run an anqfs command that finds this daemon."""
+        environment = {**os.environ, **self.environment}
+        return subprocess.run(anqfs(*arguments), env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=REPOSITORY)
+
+
+def anqfs(*arguments: str) -> list[str]:
+    """Return the command line of an anqfs command."""
+    return [sys.executable, "-m", "anqfs.cli.app", *arguments]
+
+
 def memory_kib(pid: int, field: str = "RssAnon") -> int:
     """Return a field of /proc/PID/status in KiB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -159,7 +183,14 @@ def check_store(store: Path, key_file: Path, *, expect_root: str | None = None) 
 
 @contextlib.contextmanager
 def writers(
-    count: int, top: Path, logs: Path, seed: int, *extra: str, first: int = 1, shared_log: Path | None = None
+    count: int,
+    top: Path,
+    logs: Path,
+    seed: int,
+    *extra: str,
+    first: int = 1,
+    shared_log: Path | None = None,
+    environment: dict[str, str] | None = None,
 ) -> Iterator[list[subprocess.Popen[str]]]:
     """Start `count` writer processes, each in its own new directory w<number> below `top`; end them all on leaving."""
     started = []
@@ -168,7 +199,10 @@ def writers(
             (top / f"w{number}").mkdir()
             log = ["--log", str(shared_log), "--marks"] if shared_log else ["--log", str(logs / f"log{number}")]
             command = module("workload", "--writer", str(number), "--top", str(top / f"w{number}"), "--seed", str(seed), *log, *extra)
-            started.append(subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True))
+            added = {**os.environ, **(environment or {})}
+            started.append(
+                subprocess.Popen(command, cwd=REPOSITORY, env=added, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+            )
         yield started
     finally:
         for process in started:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .content import pattern
+from .model import State, Step
 from .observe import SNAPSHOTS, Direct
-from .workload import State, Step
 
 PIECE = 1 << 20
 

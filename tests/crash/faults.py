@@ -27,7 +27,7 @@ from anqfs.namespace.core import ROOT_CALLER as ROOT
 from anqfs.namespace.namespace import Namespace
 from anqfs.store.volume import Volume
 
-from . import commit_points, direct, preload, workload
+from . import commit_points, direct, judge, preload
 from .content import pattern
 from .daemon import Daemon, check_store, detach, eventually, make_store, writers
 from .observe import Mounted
@@ -135,10 +135,10 @@ def daemon_fault(directory: Path, *, seed: int, counts: Counts) -> list[str]:
             daemon.stop()
         daemon.environment = {}
         daemon.start()
-        histories = [h for at in (1, 2) for h in workload.histories(workload.read_lines(directory / f"log{at}")).values()]
+        histories = [h for at in (1, 2) for h in judge.histories(judge.read_lines(directory / f"log{at}")).values()]
         observer = Mounted(daemon.mountpoint)
         for history in histories:
-            verdict = workload.judge(history, observer, f"w{history.writer}".encode())
+            verdict = judge.judge(history, observer, f"w{history.writer}".encode())
             faults += verdict.faults
             counts.update({"acknowledged": history.acked, "files": verdict.files})
         (daemon.mountpoint / "again").write_bytes(b"writable again")
@@ -173,7 +173,7 @@ def _until_read_only(
         for process in started:
             process.wait()
     for at in (1, 2):
-        failure = next((line for line in workload.read_lines(directory / f"log{at}") if "failed" in line), None)
+        failure = next((line for line in judge.read_lines(directory / f"log{at}") if "failed" in line), None)
         if failure is None:
             faults.append(f"writer {at} stopped without an error")
         elif failure["errno"] not in EXPECTED:

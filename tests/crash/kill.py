@@ -22,8 +22,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import workload
-from .daemon import Daemon, check_store, detach, make_store, writers
+from . import judge
+from .daemon import CommandDaemon, Daemon, check_store, detach, make_store, writers
 from .observe import Mounted
 
 KEPT_ROUNDS = 3
@@ -38,26 +38,32 @@ class Campaign:
     seed: int
     writers: int = 3
     longest: float = 1.5
+    commands: bool = False
+    """Use the daemon of the command line: writers also restore snapshots, and keys are rotated."""
     counts: collections.Counter[str] = field(default_factory=collections.Counter)
     faults: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rng = random.Random(f"kill {self.seed}")
         store, key_file = make_store(self.directory)
-        self.daemon = Daemon(store, key_file, self.directory / "mount", self.directory / "daemon.log")
-        self.histories: dict[int, list[workload.History]] = {}
+        place = (store, key_file, self.directory / "mount", self.directory / "daemon.log")
+        self.daemon = CommandDaemon(*place, self.directory / "run") if self.commands else Daemon(*place)
+        self.histories: dict[int, list[judge.History]] = {}
 
     def round(self, number: int) -> None:
         """Mount, judge the rounds before, write, remove, kill."""
         self.daemon.start()
         self.judge()
         old = [n for n in self.histories if n <= number - KEPT_ROUNDS]
-        with writers(self.writers, self.daemon.mountpoint, self.directory, self.seed + number, first=number * 10) as started:
+        extra = ["--restores"] if self.commands else []
+        place = (self.writers, self.daemon.mountpoint, self.directory, self.seed + number)
+        with writers(*place, *extra, first=number * 10, environment=self.daemon.environment) as started:
             remover = threading.Thread(target=self._remove, args=([h.writer for n in old for h in self.histories.pop(n)],))
             remover.start()
             alive_until = time.monotonic() + self.rng.uniform(0.05, self.longest)
             while time.monotonic() < alive_until:
                 self._expect_alive(started)
+                self._rotate()
                 time.sleep(0.01)
             self._expect_alive(started)
             self.daemon.kill(leave_mount=True)
@@ -68,7 +74,7 @@ class Campaign:
                     self.faults.append(f"a writer ended in an unforeseen way: {process.stdout.read() if process.stdout else ''}")
             detach(self.daemon.mountpoint)
         logs = [self.directory / f"log{number * 10 + at}" for at in range(self.writers)]
-        self.histories[number] = [h for log in logs for h in workload.histories(workload.read_lines(log)).values()]
+        self.histories[number] = [h for log in logs for h in judge.histories(judge.read_lines(log)).values()]
         for history in self.histories[number]:
             self.counts["steps"] += len(history.steps)
             self.counts["acknowledged"] += history.acked
@@ -94,7 +100,7 @@ class Campaign:
                 top = f"w{history.writer}".encode()
                 if history.acked == 0 and not observer.exists(top):
                     continue
-                verdict = workload.judge(history, observer, top)
+                verdict = judge.judge(history, observer, top)
                 self.faults += [f"round {number}: {fault}" for fault in verdict.faults]
                 self.counts.update(trees=1, files=verdict.files, exact=verdict.exact, snapshots=verdict.snapshots)
 
@@ -108,6 +114,14 @@ class Campaign:
             if process.poll() is not None:
                 words = process.stdout.read() if process.stdout else ""
                 raise AssertionError(f"a writer ended before the kill: {words}\n{self.daemon.log_tail()}")
+
+    def _rotate(self) -> None:
+        """Rotate the keys now and then."""
+        if isinstance(self.daemon, CommandDaemon) and self.rng.random() < 0.05:
+            done = self.daemon.run("key", "rotate", str(self.daemon.mountpoint))
+            self.counts["rotations"] += 1
+            if done.returncode != 0:
+                self.faults.append(f"key rotate ended with {done.returncode}: {done.stderr}")
 
     def _remove(self, numbers: list[int]) -> None:
         """Remove old writers' directories and snapshots until done or killed."""
@@ -124,10 +138,12 @@ class Campaign:
                 self.counts["trees removed"] += 1
 
 
-def run(directory: Path, *, seconds: float, seed: int, rounds: int = 1 << 30, count: int = 3, longest: float = 1.5) -> Campaign:
+def run(
+    directory: Path, *, seconds: float, seed: int, rounds: int = 1 << 30, count: int = 3, longest: float = 1.5, commands: bool = False
+) -> Campaign:
     """Kill a volume's daemon for `seconds` (at least twice) or for so many rounds."""
     deadline = time.monotonic() + seconds
-    campaign = Campaign(directory, seed, count, longest)
+    campaign = Campaign(directory, seed, count, longest, commands)
     try:
         number = 0
         while number < 2 or (number < rounds and time.monotonic() < deadline):
@@ -147,6 +163,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--commands", action=argparse.BooleanOptionalAction, help="with restores and rotations; odd seeds by default")
     parser.add_argument("--keep", action="store_true", help="leave the store behind when something is wrong")
     options = parser.parse_args()
     counts: collections.Counter[str] = collections.Counter()
@@ -154,7 +171,9 @@ def main() -> int:
     deadline, seed = time.monotonic() + options.seconds, options.seed
     while not faults and (seed == options.seed or time.monotonic() < deadline):
         directory = Path(tempfile.mkdtemp(prefix="anqfs-kill-"))
-        campaign = run(directory, seconds=min(300.0, deadline - time.monotonic()), seed=seed)
+        commands = bool(seed % 2) if options.commands is None else options.commands
+        longest = 6.0 if commands else 1.5
+        campaign = run(directory, seconds=min(120.0, deadline - time.monotonic()), seed=seed, longest=longest, commands=commands)
         counts.update(campaign.counts)
         faults += campaign.faults
         if faults and options.keep:

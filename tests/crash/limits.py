@@ -1,4 +1,4 @@
-"""Hostile use, with figures: many open files, many writers, huge directories, sparse giants, deep paths, a stuck reader, a clock going back.
+"""Hostile use, with figures: many open files and writers, huge directories, sparse giants, deep paths, a stuck reader, a clock going back.
 
 `python -m tests.crash.limits --seconds S --seed N [--long]`. Each part runs on one real daemon whose memory is watched all the time
 (bounded by MEMORY_KIB) while a probe measures how long a small request takes meanwhile; the figures are printed, not judged.

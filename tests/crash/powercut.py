@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import disk, preload, workload
+from . import disk, judge, preload
 from .child import ChildCrashed, in_child
 from .daemon import REPOSITORY, Daemon, detach, end_writers, make_store, module, writers
 from .observe import Direct
@@ -133,7 +133,7 @@ def cut_and_judge(recording: Recording, directory: Path, *, deadline: float, see
     rng = random.Random(f"cuts {seed}")
     result = Result()
     simulated = disk.Disk(recording.root, recording.base, recording.objects)
-    histories: dict[int, workload.History] = {}
+    histories: dict[int, judge.History] = {}
     unmounted = False
     places = choose_cuts(recording, count, rng)
     lines = preload.entries(recording.log)
@@ -145,7 +145,7 @@ def cut_and_judge(recording: Recording, directory: Path, *, deadline: float, see
                 line = json.loads(entry.data)
                 unmounted = unmounted or "unmounted" in line
                 if line["w"]:
-                    histories.setdefault(line["w"], workload.History(line["w"])).add(line)
+                    histories.setdefault(line["w"], judge.History(line["w"])).add(line)
             else:
                 simulated.apply(entry)
         if time.monotonic() > deadline and place != places[-1]:
@@ -169,7 +169,7 @@ def cut_and_judge(recording: Recording, directory: Path, *, deadline: float, see
 
 
 def judge_image(
-    image: Path, key_file: Path, histories: dict[int, workload.History], unmounted: bool, counts: collections.Counter[str]
+    image: Path, key_file: Path, histories: dict[int, judge.History], unmounted: bool, counts: collections.Counter[str]
 ) -> list[str]:
     """Open the rebuilt store, judge every writer's tree and run the check, in a child process."""
     try:
@@ -180,7 +180,7 @@ def judge_image(
     return list(answer["faults"])
 
 
-def _judge_image(image: Path, key_file: Path, histories: dict[int, workload.History], unmounted: bool) -> dict[str, Any]:
+def _judge_image(image: Path, key_file: Path, histories: dict[int, judge.History], unmounted: bool) -> dict[str, Any]:
     from anqfs.crypto.secrets import Secret
     from anqfs.namespace.check import check
     from anqfs.namespace.namespace import Namespace
@@ -197,7 +197,7 @@ def _judge_image(image: Path, key_file: Path, histories: dict[int, workload.Hist
             top = f"w{history.writer}".encode()
             if history.acked == 0 and not observer.exists(top):
                 continue
-            verdict = workload.judge(history, observer, top)
+            verdict = judge.judge(history, observer, top)
             faults += verdict.faults
             counts.update(trees=1, files=verdict.files, exact=verdict.exact, snapshots=verdict.snapshots)
     with contextlib.closing(Volume.open(image / "store", Secret.from_key_file(key_file), read_only=True)) as volume:
@@ -231,7 +231,7 @@ def run_reopenings(directory: Path, recording: Recording, *, seed: int, deadline
     return result
 
 
-def _walk_to(recording: Recording, rng: random.Random) -> tuple[dict[int, workload.History], disk.Disk]:
+def _walk_to(recording: Recording, rng: random.Random) -> tuple[dict[int, judge.History], disk.Disk]:
     """Return the histories and the disk at a random place of the log."""
     total = sum(1 for _ in preload.entries(recording.log))
     stop = rng.randrange(total // 3, total)
@@ -244,7 +244,7 @@ def _walk_to(recording: Recording, rng: random.Random) -> tuple[dict[int, worklo
             lines.append(json.loads(entry.data))
         else:
             simulated.apply(entry)
-    return workload.histories(line for line in lines if line["w"]), simulated
+    return judge.histories(line for line in lines if line["w"]), simulated
 
 
 def run_making(directory: Path, *, seed: int, count: int = 10) -> Result:

@@ -132,7 +132,15 @@ def test_faults_are_injected_and_counted(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     faults = preload.Faults(tmp_path / "fault")
     faults.arm({Kind.WRITE}, errno.ENOSPC, after=2)
-    program = "import os,sys\nf=os.open(sys.argv[1],os.O_CREAT|os.O_WRONLY)\nfor n in range(9):\n  try: os.write(f,b'x'*10)\n  except OSError as e: print(n,e.errno)"
+    program = """
+import os, sys
+file = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)
+for number in range(9):
+    try:
+        os.write(file, b"x" * 10)
+    except OSError as error:
+        print(number, error.errno)
+"""
     environment = {**os.environ, **preload.environment(tmp_path / "disk", fault=faults.path)}
     command = [sys.executable, "-c", program, str(tmp_path / "disk" / "file")]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
