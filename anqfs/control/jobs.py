@@ -20,7 +20,7 @@ _log = logging.getLogger("anqfs.control.jobs")
 
 _LEAST_REST = 0.0005
 """Seconds a job sleeps after a step, at least: a request that came during the step is served first."""
-_WORK_SHARE = 0.5
+_WORK_SHARE = 0.75
 """A job uses at most this part of the trio thread."""
 _REMEMBERED = 64
 """Jobs that can be asked for by number: whoever watches one must learn its end, though others were started since."""

@@ -19,6 +19,7 @@ from anqfs.control import keys, offline, wire
 from anqfs.control.jobs import Jobs
 from anqfs.control.requests import KeyRequest, RestoreRequest, ScrubRequest, SnapshotRequest
 from anqfs.errors import AnqfsError, CommitFailed, Damaged, MountFailed, NotFound, ReadOnlyVolume, StoreInUse, UsageError
+from anqfs.mount import mountpoint as place
 from anqfs.namespace.restore import Progress as RestoreProgress
 from anqfs.namespace.restore import Restore
 from anqfs.namespace.scrub import Batch, Scrub
@@ -33,6 +34,8 @@ _log = logging.getLogger("anqfs.control.service")
 _VIEW_SHIFT = 40
 _STEP_BUDGET = 64
 """How many small parts of a restore one step does."""
+_FORGET_AT = 1000
+"""Changes after which the kernel is told what to forget; it is told of the rest at the end."""
 _SCRUB_BUDGET = 256
 """How many records one step of a scrub verifies."""
 _SNAPSHOTS_AT_ONCE = 256
@@ -225,17 +228,25 @@ class Service:
         await self._session.flush()
         self._jobs.must_be_free("restore")
         work = Restore(self._namespace, request.snapshot, path, destination)
+        changes: list[tuple[int, bytes | None]] = []
 
         async def step() -> bool:
             if self._volume.must_wait():
                 await self._session.durability.room()
             try:
-                return work.step(_STEP_BUDGET)
-            finally:
-                self._session.changed()
-                await self._forget(work.take_changes())
+                more = work.step(_STEP_BUDGET)
+            except AnqfsError:
+                await self._forget([*changes, *work.take_changes()])
+                raise
+            self._session.changed()
+            changes.extend(work.take_changes())
+            if len(changes) >= _FORGET_AT:
+                await self._forget(changes)
+                changes.clear()
+            return more
 
         async def finish(cancelled: bool) -> None:
+            await self._forget(changes)
             await self._session.durable()
             self._session.background.kick()
 
@@ -246,16 +257,20 @@ class Service:
 
     async def _forget(self, changes: list[tuple[int, bytes | None]]) -> None:
         """Make the kernel forget what it keeps of these inodes (inode, None) and names (directory, name)."""
-        if not changes or self._over.is_set():
+        if not changes or self._is_gone():
             return
         nodes = dict.fromkeys(node for node, _ in changes)
         names = dict.fromkeys((node, name) for node, name in changes if name is not None)
         try:
             await self._session.invalidate(nodes, names)
         except OSError as error:
-            if not self._over.is_set():
+            if not self._is_gone():
                 raise
             _log.info("the mount went away while the kernel was told of changes: %s", error)
+
+    def _is_gone(self) -> bool:
+        """Tell whether the mount is taken away already: the FUSE descriptor may be closed then and must not be written to."""
+        return self._over.is_set() or place.mounted_at(self._session.mountpoint) is None
 
     def _destination(self, request: RestoreRequest) -> tuple[int, bytes] | None:
         if request.in_place:

@@ -58,6 +58,7 @@ exec setpriv --reuid=nobody --regid=nogroup --clear-groups --inh-caps=+dac_read_
     anqfs snapshot create "$TOP/mnt" --name user
     cat "$TOP"/mnt/.snapshot/*_user/file
     anqfs status "$TOP/mnt" > /dev/null
+    test "$(stat -c %u /proc/$(cat "$TOP/store/lock")/environ)" = 0
     anqfs umount "$TOP/mnt"
     anqfs check "$TOP/store" --key-file "$TOP/key"
     kill -0 $(cat "$TOP/store/lock") 2> /dev/null && exit 1
@@ -67,7 +68,10 @@ exec setpriv --reuid=nobody --regid=nogroup --clear-groups --inh-caps=+dac_read_
 
 
 def test_an_ordinary_user_mounts_a_store_of_their_own(bench: Bench) -> None:
-    """As `nobody`, through fusermount3, in a mount namespace whose /dev/fuse everyone may open; allow_other is refused."""
+    """As `nobody`, through fusermount3, in a mount namespace whose /dev/fuse everyone may open; allow_other is refused.
+
+    The daemon's memory and environment are not readable by other processes of the user either (it is not dumpable: /proc/PID is root's).
+    """
     os.chmod(bench.top, 0o755)
     environment = {**bench.environment, "TOP": str(bench.top), "PYTHON": sys.executable}
     done = subprocess.run(

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from .conftest import Bench, eventually
+from anqfs.control import registry
+from anqfs.control.client import Client
+from anqfs.errors import MountFailed, StoreInUse, UsageError
+
+from .conftest import Bench, eventually, is_alive
 
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z")
 
@@ -232,3 +237,35 @@ def test_usage(mounted: Bench) -> None:
     write(mounted.mountpoint / "a" / "three", "later")
     assert mounted.json("usage", made["path"])["files"] == 3
     assert mounted.json("usage", mounted.mountpoint / "b")["bytes"] == 1
+
+
+def test_a_restore_holds_umount_back_and_survives_being_cut_short(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`anqfs umount` is refused while a restore runs. umount(8) cannot be refused: the volume is valid then, and restored again in full."""
+    monkeypatch.setenv("ANQFS_RUNTIME_DIR", str(bench.runtime))
+    bench.mkfs()
+    pid = bench.mount()
+    for number in range(3000):
+        (bench.mountpoint / f"file{number}").write_bytes(b"x" * 100)
+    made = bench.json("snapshot", "create", bench.mountpoint)
+    for number in range(3000):
+        (bench.mountpoint / f"file{number}").unlink()
+    (entry,) = registry.entries()
+    daemon = Client(entry)
+    job = daemon.post("/v1/restores", {"snapshot": made["id"], "in_place": True})
+    assert job["state"] == "running"
+    with pytest.raises(MountFailed, match="restore"):
+        daemon.post("/v1/stop")
+    with pytest.raises(StoreInUse, match="restore"):
+        daemon.post("/v1/restores", {"snapshot": made["id"], "in_place": True})
+    with pytest.raises(UsageError):
+        daemon.delete(f"/v1/jobs/{job['job']}")
+    assert daemon.get("/v1/status")["restore"]["state"] == "running"
+    subprocess.run(["umount", bench.mountpoint], check=True, stdin=subprocess.DEVNULL)
+    eventually("the daemon to end", lambda: not is_alive(pid))
+    assert b"cut short" in bench.logs()
+    assert bench.json("check", bench.store, "--key-file", bench.key)["ok"] is True
+    bench.mount()
+    assert len(os.listdir(bench.mountpoint)) < 3000
+    bench.ok("snapshot", "restore", str(made["id"]), "--in-place")
+    assert len(os.listdir(bench.mountpoint)) == 3000
+    bench.umount()
