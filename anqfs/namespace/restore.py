@@ -26,9 +26,10 @@ from stat import S_IFDIR, S_IFMT, S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING
 
 from anqfs.errors import FilesystemError, NoSpace, NotFound
+from anqfs.namespace import restore_steps
 from anqfs.namespace.core import ROOT_CALLER, check_new_name
 from anqfs.namespace.nodes import ino_of, view_of
-from anqfs.namespace.restore_steps import Entry, Steps, Then
+from anqfs.namespace.restore_steps import Frame, Steps, Then
 from anqfs.store.schema import ROOT_INO, Dirent, Inode, Snapshot, usage_key
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 BEFORE_RESTORE = b"before_restore"
 ASIDE = b".anqfs_restore_%d_%d"
 """Name of the directory that holds what is in the way, and of a file that is about to replace another."""
-ENTRIES_AT_ONCE = 64
 _NOREPLACE = 1
 Tasks = Iterator[None]
 
@@ -62,28 +62,6 @@ class _Place:
     name: bytes
     live: int | None
     top: int | None
-
-
-class _Frame:
-    """One directory of a walk: the snapshot's, its live counterpart, and the names still to come."""
-
-    __slots__ = ("_after", "_ahead", "_at_end", "live", "source")
-
-    def __init__(self, source: int, live: int) -> None:
-        self.source = source
-        self.live = live
-        self._ahead: list[Entry] = []
-        self._after = b""
-        self._at_end = False
-
-    def next(self, then: Then) -> Entry | None:
-        """Return the next name of the snapshot's directory, None at the end."""
-        if not self._ahead and not self._at_end:
-            entries = then.entries(self.source, self._after, ENTRIES_AT_ONCE)
-            self._at_end = len(entries) < ENTRIES_AT_ONCE
-            self._after = entries[-1][0] if entries else b""
-            self._ahead = entries[::-1]
-        return self._ahead.pop() if self._ahead else None
 
 
 class Restore:
@@ -249,7 +227,7 @@ class Restore:
 
     def _make_below(self, source: int, top: int) -> Tasks:
         """Make everything below a directory of the snapshot, below its live counterpart."""
-        frames = [_Frame(source, top)]
+        frames = [Frame(source, top)]
         while frames:
             frame = frames[-1]
             entry = frame.next(self._then)
@@ -262,7 +240,7 @@ class Restore:
                 raise FilesystemError(errno.EIO, f"the snapshot lacks inode {dirent.ino}")
             ino = yield from self._make_name(frame.live, name_hash, dirent, old)
             if S_ISDIR(old.mode):
-                frames.append(_Frame(dirent.ino, ino))
+                frames.append(Frame(dirent.ino, ino))
             yield
 
     def _make_name(self, parent: int, name_hash: bytes, dirent: Dirent, old: Inode) -> Generator[None, None, int]:
@@ -361,7 +339,7 @@ class Restore:
         """Remove what the snapshot does not have, and finish the directories."""
         yield from self._clear(source, top)
         self._set_attributes(top, source, old, True)
-        frames = [_Frame(source, top)]
+        frames = [Frame(source, top)]
         while frames:
             frame = frames[-1]
             entry = frame.next(self._then)
@@ -375,13 +353,13 @@ class Restore:
             if there is not None and there.kind == S_IFDIR and below is not None:
                 yield from self._clear(dirent.ino, there.ino)
                 self._set_attributes(there.ino, dirent.ino, below, True)
-                frames.append(_Frame(dirent.ino, there.ino))
+                frames.append(Frame(dirent.ino, there.ino))
             yield
 
     def _clear(self, source: int, live: int) -> Tasks:
         """Remove the live names of a directory that the snapshot does not have."""
         after = b""
-        while entries := self._steps.entries(live, after, ENTRIES_AT_ONCE):
+        while entries := self._steps.entries(live, after, restore_steps.ENTRIES_AT_ONCE):
             for name_hash, dirent in entries:
                 if self._then.dirent(source, name_hash) is None:
                     yield from self._remove(live, dirent.name)

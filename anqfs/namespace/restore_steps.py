@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 WINDOWS_AT_ONCE = 64
 """Windows put in one operation."""
+ENTRIES_AT_ONCE = 64
+"""Names of a directory read at a time."""
 COMPARED_MAX = 4096
 """Windows compared to tell whether a file with other names is unchanged; a longer one that changed at all counts as changed."""
 _WINDOW_END = 1 << 43
@@ -83,6 +85,28 @@ class Then:
         """Return the numbers of the next windows from `first` on."""
         found = self._versions.range_at(window_key(ino, first), window_key(ino, _WINDOW_END), self.epoch)
         return [int.from_bytes(key[9:17], "big") for key, _ in islice(found, WINDOWS_AT_ONCE)]
+
+
+class Frame:
+    """One directory of a walk: the snapshot's, its live counterpart, and the names still to come."""
+
+    __slots__ = ("_after", "_ahead", "_at_end", "live", "source")
+
+    def __init__(self, source: int, live: int) -> None:
+        self.source = source
+        self.live = live
+        self._ahead: list[Entry] = []
+        self._after = b""
+        self._at_end = False
+
+    def next(self, then: Then) -> Entry | None:
+        """Return the next name of the snapshot's directory, None at the end."""
+        if not self._ahead and not self._at_end:
+            entries = then.entries(self.source, self._after, ENTRIES_AT_ONCE)
+            self._at_end = len(entries) < ENTRIES_AT_ONCE
+            self._after = entries[-1][0] if entries else b""
+            self._ahead = entries[::-1]
+        return self._ahead.pop() if self._ahead else None
 
 
 class Steps:

@@ -43,7 +43,13 @@ LIMITS: list[dict[str, int]] = [
     {},
     {"files.MERGE_ABOVE": 2, "files.MERGE_NOW": 4},
     {"files.REMOVE_NOW": 0, "reclaim.STEP": 1},
-    {"files.MERGE_ABOVE": 1, "files.REMOVE_NOW": 1, "reclaim.STEP": 0, "restore.ENTRIES_AT_ONCE": 2, "restore_steps.WINDOWS_AT_ONCE": 2},
+    {
+        "files.MERGE_ABOVE": 1,
+        "files.REMOVE_NOW": 1,
+        "reclaim.STEP": 0,
+        "restore_steps.ENTRIES_AT_ONCE": 2,
+        "restore_steps.WINDOWS_AT_ONCE": 2,
+    },
 ]
 """Bounds made small, so that short histories reach what lies beyond them: a seed takes one of these."""
 
