@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from anqfs.crypto.secrets import Secret
+from anqfs.namespace import files
 from anqfs.namespace.check import check
 from anqfs.namespace.core import ROOT_CALLER as ROOT
 from anqfs.namespace.namespace import Namespace
@@ -36,6 +37,20 @@ from .planner import Planner
 
 SECRET = Secret("key-file", b"the key of the commit points" * 2)
 _HOOKED = ("replace", "remove", "put", "commit")
+
+
+FEW_PIECES, FEW_WINDOWS = 4, 2
+
+
+@contextlib.contextmanager
+def early_background() -> Iterator[None]:
+    """Let merging and removing in the background begin with small files."""
+    before = files.MERGE_ABOVE, files.REMOVE_NOW
+    files.MERGE_ABOVE, files.REMOVE_NOW = FEW_PIECES, FEW_WINDOWS
+    try:
+        yield
+    finally:
+        files.MERGE_ABOVE, files.REMOVE_NOW = before
 
 
 class Steps:
@@ -144,6 +159,10 @@ class Driver:
             self.operated()
         elif draw < 0.18:
             self.restore()
+        elif draw < 0.21:
+            self.fragment()
+        elif draw < 0.25:
+            self.unlink_held()
         else:
             for planned in self.planner.next():
                 self.n += 1
@@ -154,6 +173,35 @@ class Driver:
             self.commit()
         elif self.rng.random() < 0.1:
             self.volume.close_group()
+
+    def fragment(self) -> None:
+        """Overwrite a file in many small pieces, each in a group of its own, so that they get merged in the background."""
+        if (path := self.planner.pick()) is None:
+            return
+        for _ in range(2 * FEW_PIECES):
+            self.n += 1
+            step = ["write", path, self.state.versions + 1, self.rng.randrange(20_000), self.rng.randrange(5_000, 9_000)]
+            self.hands.make(step)
+            self.state.apply(self.n, step)
+            self.volume.close_group()
+        self.counts["fragmented files"] += 1
+
+    def unlink_held(self) -> None:
+        """Unlink a file that is open, write on, let it go: what was written in between is never seen again."""
+        if (path := self.planner.pick()) is None:
+            return
+        node = self.hands.node(path)
+        self.namespace.hold(node)
+        self.n += 1
+        self.hands.make(["unlink", path])
+        self.state.apply(self.n, ["unlink", path])
+        self.namespace.write(node, 0, b"after the end" * 1000)
+        self.operated()
+        if self.rng.random() < 0.5:
+            self.commit()
+        self.namespace.drop(node)
+        self.operated()
+        self.counts["unlinked while open"] += 1
 
     def restore(self) -> None:
         """Restore a snapshot beside, in small steps with commits between; the result is removed from view by a new name."""
@@ -201,7 +249,7 @@ def verify(copy: Copy, digests: list[str]) -> list[str]:
 def run(directory: Path, *, seed: int, operations: int, keep: float, limit: int) -> tuple[collections.Counter[str], list[str]]:
     """Drive a new volume, then verify every copy made on the way. Returns counts and faults."""
     driver = Driver(directory, seed, keep=keep, limit=limit)
-    with Steps(driver.reached):
+    with Steps(driver.reached), early_background():
         for _ in range(operations):
             driver.step()
             if len(driver.copies) >= limit:

@@ -11,6 +11,7 @@ import collections
 import contextlib
 import errno
 import json
+import logging
 import os
 import random
 import shutil
@@ -399,6 +400,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    logging.disable(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="anqfs-faults-") as directory:
         counts, faults = run(Path(directory), seconds=options.seconds, seed=options.seed)
     for fault in faults[:20]:

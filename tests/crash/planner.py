@@ -64,7 +64,8 @@ class Planner:
         parent = self.rng.choice(["", *self.state.of_kind(DIRECTORY)])
         return (parent + "/" if parent else "") + f"{stem}{self.names}"
 
-    def _pick(self, kind: int = FILE) -> str | None:
+    def pick(self, kind: int = FILE) -> str | None:
+        """Return a path of this kind, or None."""
         paths = self.state.of_kind(kind)
         return self.rng.choice(paths) if paths else None
 
@@ -88,7 +89,7 @@ class Planner:
         return self._synced(path, steps)
 
     def _grow(self) -> list[Step]:
-        if (path := self._pick()) is None:
+        if (path := self.pick()) is None:
             return []
         size = len(self.state.paths[path].content(1 << 60))
         if size > 6_000_000:
@@ -99,7 +100,7 @@ class Planner:
         return self._synced(path, [["append", path, self.state.versions + 1, size, length]])
 
     def _overwrite(self) -> list[Step]:
-        if (path := self._pick()) is None:
+        if (path := self.pick()) is None:
             return []
         size = len(self.state.paths[path].content(1 << 60))
         offset = self.rng.randrange(size + 1)
@@ -107,7 +108,7 @@ class Planner:
 
     def _replace(self) -> list[Step]:
         """The safe way to replace a file: write beside, sync, rename."""
-        if (target := self._pick()) is None:
+        if (target := self.pick()) is None:
             return []
         path = self._fresh("t")
         steps: list[Step] = [["create", path, self.state.files + 1], ["write", path, self.state.versions + 1, 0, max(1, self._length())]]
@@ -121,7 +122,7 @@ class Planner:
         return [["mkdir", path], ["mkdir", path + "/a"], ["create", path + "/a/in", self.state.files + 1]]
 
     def _move(self) -> list[Step]:
-        path = self._pick(self.rng.choice([FILE, DIRECTORY]))
+        path = self.pick(self.rng.choice([FILE, DIRECTORY]))
         new = self._fresh("m")
         if path is None or new.startswith(path + "/"):
             return []
@@ -135,11 +136,11 @@ class Planner:
         return steps
 
     def _hard_link(self) -> list[Step]:
-        path = self._pick()
+        path = self.pick()
         return [["link", path, self._fresh("l")]] if path else []
 
     def _remove(self) -> list[Step]:
-        path = self._pick(self.rng.choice([FILE, FILE, SYMLINK]))
+        path = self.pick(self.rng.choice([FILE, FILE, SYMLINK]))
         return self._synced_directory([["unlink", path]], path) if path else []
 
     def _remove_directory(self) -> list[Step]:
@@ -148,13 +149,13 @@ class Planner:
         return [["rmdir", self.rng.choice(empty)]] if empty else []
 
     def _cut(self) -> list[Step]:
-        if (path := self._pick()) is None:
+        if (path := self.pick()) is None:
             return []
         size = len(self.state.paths[path].content(1 << 60))
         return self._synced(path, [["resize", path, self.rng.randrange(size + 10_000)]])
 
     def _attribute(self) -> list[Step]:
-        if (path := self._pick(self.rng.choice([FILE, DIRECTORY]))) is None:
+        if (path := self.pick(self.rng.choice([FILE, DIRECTORY]))) is None:
             return []
         item = self.state.paths[path]
         if item.xattrs and self.rng.random() < 0.3:

@@ -256,6 +256,21 @@ static int resized(int fd, off64_t size)
     return result;
 }
 
+static int resized_by_name(const char *name, off64_t size)
+{
+    char path[PATH_MAX];
+    struct stat st;
+    int result;
+    if (!name_path(AT_FDCWD, name, path) || stat(name, &st) != 0) return REAL(truncate64)(name, size);
+    pthread_mutex_lock(&mutex);
+    put(TRUNCATE, st.st_ino, (uint64_t)size, 0, NULL, 0);
+    result = REAL(truncate64)(name, size);
+    pthread_mutex_unlock(&mutex);
+    return result;
+}
+
+int truncate(const char *name, off_t size) { return resized_by_name(name, size); }
+int truncate64(const char *name, off64_t size) { return resized_by_name(name, size); }
 int ftruncate(int fd, off_t size) { return resized(fd, size); }
 int ftruncate64(int fd, off64_t size) { return resized(fd, size); }
 
