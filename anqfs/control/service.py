@@ -20,6 +20,7 @@ from anqfs.control.jobs import Jobs
 from anqfs.control.requests import KeyRequest, RestoreRequest, ScrubRequest, SnapshotRequest
 from anqfs.errors import AnqfsError, CommitFailed, Damaged, MountFailed, NotFound, ReadOnlyVolume, StoreInUse, UsageError
 from anqfs.mount import mountpoint as place
+from anqfs.namespace.nodes import ino_of, view_of
 from anqfs.namespace.restore import Progress as RestoreProgress
 from anqfs.namespace.restore import Restore
 from anqfs.namespace.scrub import Batch, Scrub
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("anqfs.control.service")
 
-_VIEW_SHIFT = 40
 _STEP_BUDGET = 64
 """How many small parts of a restore one step does."""
 _FORGET_AT = 1000
@@ -115,7 +115,13 @@ class Service:
 
     # --- snapshots
 
-    def _absolute(self, path: bytes | None) -> str | None:
+    def _path(self, inode: int) -> str | None:
+        """Return the absolute path of a live directory; None when it is gone, or damage hides it."""
+        try:
+            path = self._namespace.path_of(inode)
+        except Damaged as error:
+            _log.error("the path of inode %d: %s", inode, error)
+            return None
         if path is None:
             return None
         mountpoint = os.fsencode(self._entry.mountpoint)
@@ -145,22 +151,23 @@ class Service:
             if number % _SNAPSHOTS_AT_ONCE == _SNAPSHOTS_AT_ONCE - 1:
                 await trio.sleep(0)
             if one.root not in directories:
-                directories[one.root] = self._absolute(self._namespace.path_of(one.root))
+                directories[one.root] = self._path(one.root)
             every.append(self._snapshot(one, directories[one.root]))
         return every
 
     async def snapshots(self, inode: int | None = None) -> list[dict[str, Any]]:
-        """Return the snapshots: all, or those of a directory, of those above it that cover it, and of those below it."""
+        """Return the snapshots: all, or those of a directory, of those above it that cover it, and of those below it.
+
+        A directory inside a snapshot, or a `.snapshot`, stands for the live directory.
+        """
         every = await self._every_snapshot()
-        if inode is None or inode == ROOT_INO:
+        if inode is None or ino_of(inode) == ROOT_INO:
             return every
+        inode = ino_of(inode)
         covering = {one.id for one in self._namespace.covering(inode)}
-        below = self._absolute(self._namespace.path_of(inode)) if inode >> _VIEW_SHIFT == 0 else None
-        return [
-            one
-            for one in every
-            if one["id"] in covering or (below is not None and one["directory"] is not None and one["directory"].startswith(below + "/"))
-        ]
+        path = self._path(inode)
+        below = None if path is None else path + "/"
+        return [one for one in every if one["id"] in covering or (below is not None and (one["directory"] or "").startswith(below))]
 
     def _directory(self, request: SnapshotRequest) -> int:
         if (request.inode is None) == (request.path is None):
@@ -180,12 +187,12 @@ class Service:
             raise UsageError(f"the name {request.name!a} is empty or holds a slash: give another")
         self._must_be_writable()
         directory = self._directory(request)
-        if directory >> _VIEW_SHIFT:
+        if view_of(directory):
             raise UsageError("the directory is in a snapshot: snapshots are of live directories")
         await self._session.flush()
         snapshot = self._namespace.snapshot_create(directory, name, request.expires)
         await self._session.durable()
-        return self._snapshot(snapshot, self._absolute(self._namespace.path_of(snapshot.root)))
+        return self._snapshot(snapshot, self._path(snapshot.root))
 
     async def snapshot_delete(self, number: int) -> dict[str, Any]:
         """Delete a snapshot, durably; its space comes back in the background. Raises NotFound."""

@@ -128,3 +128,28 @@ def test_umount_waits_for_a_daemon_of_another_registry_too(bench: Bench) -> None
     bench.ok("umount", bench.mountpoint, env={**bench.environment, "ANQFS_RUNTIME_DIR": str(bench.top / "run2")})
     assert not is_alive(pid)
     assert bench.json("check", bench.store, "--key-file", bench.key)["counts"]["files"] == 1
+
+
+def test_many_mounts_and_umounts_at_once(bench: Bench) -> None:
+    """Of many mounts of one store at once, one succeeds and the others are refused; of many umounts all find it gone in the end."""
+    bench.mkfs()
+    points = [bench.top / f"mnt{number}" for number in range(4)]
+    for point in points:
+        point.mkdir()
+
+    def at_once(commands: list[list[str]]) -> list[int]:
+        running = [
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=bench.environment)
+            for command in commands
+        ]
+        return sorted(process.wait(DEADLINE) for process in running)
+
+    assert at_once([bench.command("mount", bench.store, point, "--key-file", bench.key) for point in points]) == [0, 5, 5, 5]
+    (mounted_on,) = (Path(os.fsdecode(point)) for point in mounted_below(bench.top))
+    (mounted_on / "file").write_text("kept")
+    codes = at_once([bench.command("umount", mounted_on) for _ in range(4)])
+    assert codes[0] == 0 and set(codes) <= {0, 7}
+    assert mounted_below(bench.top) == []
+    bench.mount()
+    assert (bench.mountpoint / "file").read_text() == "kept"
+    bench.umount()

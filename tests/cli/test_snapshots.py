@@ -119,6 +119,8 @@ def test_list_is_of_a_directory_those_above_and_those_below(mounted: Bench) -> N
     ids = {place: [one["id"] for one in mounted.json("snapshot", "list", place)] for place in (top, a, a / "deep", b)}
     assert ids == {top: [of_top, of_a, of_deep, of_b], a: [of_top, of_a, of_deep], a / "deep": [of_top, of_a, of_deep], b: [of_top, of_b]}
     assert [one["id"] for one in mounted.json("snapshot", "list")] == [of_top, of_a, of_deep, of_b]
+    inside = [a / ".snapshot", a / ".snapshot" / f"{of_a}_OnDemand", top / ".snapshot" / f"{of_top}_OnDemand" / "a"]
+    assert all([one["id"] for one in mounted.json("snapshot", "list", place)] == ids[a] for place in inside)
 
 
 def test_the_list_for_people(mounted: Bench) -> None:
