@@ -255,6 +255,19 @@ def _fill(top: Path, number: int, rng: random.Random, limit: int = 10_000) -> tu
     raise AssertionError("the disk never fills")
 
 
+def _takes(path: Path, size: int) -> bool:
+    """Whether a file of this size can be written now (what was freed can be used again only after two more commits)."""
+    try:
+        _write_synced(path, bytes(size))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return False
+    finally:
+        path.unlink()
+    return True
+
+
 def _wrong(written: dict[Path, bytes]) -> list[str]:
     return [f"{path.name}: acknowledged, now wrong" for path, data in written.items() if path.read_bytes() != data]
 
@@ -289,6 +302,7 @@ def _fill_and_free(daemon: Daemon, rng: random.Random, counts: Counts) -> list[s
     [name] = [name for name in os.listdir(top / "s" / ".snapshot") if name.endswith("_keeps")]
     os.rmdir(top / "s" / ".snapshot" / name)
     eventually("deleting a snapshot to free space", lambda: _free(top) > before + 6_000_000)
+    eventually("the freed space to be writable", lambda: _takes(top / "probe", 1_500_000))
     again, number = _fill(top / "b", 2, rng)
     counts.update({"files until full again": len(again)})
     if not again:

@@ -1,6 +1,6 @@
 """Power cuts: record what a real daemon asks of its disk, then rebuild what a cut could leave at many moments and judge each.
 
-`python -m tests.crash.powercut --seconds S --seed N`. The load runs for about a fifth of the time, the rest goes into cuts.
+`python -m tests.crash.powercut --seconds S --seed N`. Each round loads a volume for some seconds and spends the rest on cuts.
 With `--nosync` the daemon's syncs do nothing: the judge must then find losses, or it proves nothing.
 """
 
@@ -274,7 +274,7 @@ def run(directory: Path, *, seconds: float, seed: int, nosync: bool = False, cut
     deadline = time.monotonic() + seconds
     total = Result()
     try:
-        recording = record(directory, seconds=min(60.0, max(1.0, seconds / 5)), seed=seed, nosync=nosync)
+        recording = record(directory, seconds=min(4.0, max(1.0, seconds / 5)), seed=seed, nosync=nosync)
         parts = [cut_and_judge(recording, directory, deadline=deadline - seconds / 6, seed=seed, count=cuts, stop_at_fault=nosync)]
         if not nosync:
             parts.append(run_making(directory / "making", seed=seed, count=5))
@@ -303,7 +303,7 @@ def main() -> int:
     total, seed = Result(), options.seed
     while not total.faults and (seed == options.seed or time.monotonic() < deadline - 5):
         with tempfile.TemporaryDirectory(prefix="anqfs-powercut-") as directory:
-            part = run(Path(directory), seconds=min(180.0, deadline - time.monotonic()), seed=seed, nosync=options.nosync)
+            part = run(Path(directory), seconds=min(40.0, deadline - time.monotonic()), seed=seed, nosync=options.nosync)
         total.counts.update(part.counts)
         total.faults += part.faults
         seed += 1
