@@ -8,6 +8,7 @@ however that came about (`anqfs umount`, umount(8), SIGTERM), and only after eve
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import json
 import logging
@@ -36,6 +37,7 @@ from anqfs.store.volume import Volume
 _log = logging.getLogger("anqfs.control.daemon")
 
 _LOG_BYTES = 4 << 20
+_BUSY_SECONDS, _BUSY_PAUSE = 0.5, 0.02
 _PR_SET_DUMPABLE = 4
 _ROOT_FLAGS = ("suid", "dev")
 _OPPOSITES = {"nosuid": "suid", "nodev": "dev"}
@@ -203,7 +205,7 @@ class _Daemon:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_until, self._over, nursery.cancel_scope)
             try:
-                await self._session.unmount()
+                await self._take_away(self._session)
                 await self._over.wait()
             except OSError as error:
                 refusals.append(error)
@@ -215,6 +217,19 @@ class _Daemon:
             ) from refusals[0]
         if self._fault is not None:
             raise self._fault
+
+    @staticmethod
+    async def _take_away(session: Session) -> None:
+        """Unmount; a mount that is busy is tried again for a moment, because a passing `df` or `ls` makes it so. Raises OSError."""
+        deadline = trio.current_time() + _BUSY_SECONDS
+        while True:
+            try:
+                await session.unmount()
+                return
+            except OSError as error:
+                if error.errno != errno.EBUSY or trio.current_time() > deadline:
+                    raise
+            await trio.sleep(_BUSY_PAUSE)
 
 
 async def _until(event: trio.Event, scope: trio.CancelScope) -> None:
