@@ -57,7 +57,7 @@ class Disk:
         self.files: dict[int, _File] = {}
         self.directories: dict[int, _Directory] = {}
         self.shared_maps: set[str] = set()
-        self.writes = self.barriers = 0
+        self.writes = self.barriers = self.renames = 0
         self._next = 1 << 62
         self._alias: dict[int, int] = {}
         self._begun: dict[int, tuple[int, int]] = {}
@@ -96,6 +96,7 @@ class Disk:
                 self.barriers += 1
                 self._settle(*self._begun.pop(entry.token))
             case Kind.RENAME:
+                self.renames += 1
                 old, new = (Path(os.fsdecode(part)) for part in entry.data.split(b"\0"))
                 if old.parent != new.parent:
                     raise ValueError(f"a rename between directories: {old} {new}")

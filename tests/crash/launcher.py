@@ -20,17 +20,20 @@ from anqfs.store.volume import Volume
 
 
 async def serve_until_told(namespace: Namespace, volume: Volume, mountpoint: str) -> None:
-    """Serve until SIGTERM or until somebody unmounts."""
+    """Serve until SIGTERM or until somebody unmounts. SIGUSR1 rotates the keys."""
     stop = trio.Event()
-    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGUSR1) as signals:
         async with trio.open_nursery() as nursery:
 
             async def listen() -> None:
-                async for _ in signals:
-                    stop.set()
+                async for number in signals:
+                    if number == signal.SIGTERM:
+                        stop.set()
+                    else:
+                        await trio.to_thread.run_sync(volume.rotate)
 
             nursery.start_soon(listen)
-            await serve(namespace, volume, mountpoint, ready=lambda _: None, stop=stop)
+            await serve(namespace, volume, mountpoint, ready=lambda _: print("ready", flush=True), stop=stop)
             nursery.cancel_scope.cancel()
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -71,7 +72,8 @@ def record(directory: Path, *, seconds: float, seed: int, nosync: bool = False, 
         with writers(count, daemon.mountpoint, directory, seed, shared_log=log) as started:
             limit = time.monotonic() + seconds
             while time.monotonic() < limit and all(process.poll() is None for process in started):
-                time.sleep(0.05)
+                time.sleep(0.2)
+                os.kill(daemon.pid, signal.SIGUSR1)  # a rotation: the superblock is replaced under the load
             for code, words in end_writers(started):
                 if code != 0:
                     raise RuntimeError(f"a writer failed: {words}\n{daemon.log_tail()}")
@@ -163,6 +165,7 @@ def cut_and_judge(recording: Recording, directory: Path, *, deadline: float, see
             break
     result.counts["disk writes"] = simulated.writes
     result.counts["barriers"] = simulated.barriers
+    result.counts["superblocks replaced"] = simulated.renames
     stray = [path for path in simulated.shared_maps if not path.endswith("lock.mdb")]
     result.faults += [f"{path} is written through a shared map: no log can vouch for it" for path in stray]
     return result

@@ -19,6 +19,7 @@ def test_nothing_acknowledged_is_lost_in_a_power_cut(tmp_path: Path) -> None:
     assert result.counts["files"] > 0
     assert result.counts["cuts after making"] > 0
     assert result.counts["openings"] > 0
+    assert result.counts["superblocks replaced"] > 0
 
 
 def test_a_store_that_does_not_sync_is_caught(tmp_path: Path) -> None:
