@@ -50,7 +50,7 @@ class Readers:
 
     async def fetch(self, pieces: list[Piece]) -> None:
         """Return when these pieces were read or found damaged, by us or by a fetch that was under way already."""
-        ours = [piece for piece in pieces if piece not in self._flying]
+        ours = [piece for piece in dict.fromkeys(pieces) if piece not in self._flying]
         others = [self._flying[piece] for piece in pieces if piece in self._flying]
         if ours:
             await self._fetch(ours)
@@ -58,15 +58,16 @@ class Readers:
             await event.wait()
 
     async def _fetch(self, pieces: list[Piece]) -> None:
+        """Fetch pieces that are not being fetched. Up to the hop to a thread there is no await, so nobody else can begin one of them."""
         done = trio.Event()
         self._flying.update(dict.fromkeys(pieces, done))
         self.fetched += len(pieces)
         try:
             await trio.to_thread.run_sync(self._on_thread, pieces, limiter=self._limiter)
         finally:
+            done.set()
             for piece in pieces:
                 del self._flying[piece]
-            done.set()
 
     def _on_thread(self, pieces: list[Piece]) -> None:
         try:
@@ -80,14 +81,16 @@ class Readers:
             return
         begin = max(end, handle.ahead)
         handle.ahead = end + AHEAD
-        pieces = [piece for piece in self._namespace.cold(handle.node, begin, end + AHEAD - begin) if piece not in self._flying]
+        pieces = self._namespace.cold(handle.node, begin, end + AHEAD - begin)
         if pieces:
             self._ahead += 1
             self._nursery.start_soon(self._fetch_ahead, pieces)
 
     async def _fetch_ahead(self, pieces: list[Piece]) -> None:
         try:
-            await self._fetch(pieces)
+            wanted = [piece for piece in pieces if piece not in self._flying]  # now: others may have begun since it was asked for
+            if wanted:
+                await self._fetch(wanted)
         except Exception as error:  # the reader itself will meet the fault and answer for it
             log.debug("fetching ahead failed: %s", error)
         finally:

@@ -117,3 +117,25 @@ def test_a_fetch_that_fails_fails_its_reader_and_nobody_else() -> None:
         await reading.fetch([(9, 0, MIB, 1)])
 
     _run(disk, main)
+
+
+def test_a_reader_that_overtakes_the_fetch_ahead_does_not_wait_for_ever() -> None:
+    """The fetch ahead is only scheduled when the next reader begins the same piece, and a third one waits for whoever fetches it."""
+    disk = Disk(20 * MIB)
+
+    async def main(reading: readers.Readers, nursery: trio.Nursery) -> None:
+        reading.ahead(Handle(7, False, True), 0)
+        async with trio.open_nursery() as inner:
+            for _ in range(3):
+                inner.start_soon(reading.fetch, disk.cold(7, 0, 2 * MIB))
+            await reading_later(reading, disk)
+            await trio.testing.wait_all_tasks_blocked()
+            disk.go.set()
+
+    async def reading_later(reading: readers.Readers, disk: Disk) -> None:
+        task = reading.fetch(disk.cold(7, 0, 2 * MIB))
+        disk.go.set()
+        await task
+
+    _run(disk, main)
+    assert sorted(disk.fetched) == [(window, 0, MIB, 1) for window in range(4)]
