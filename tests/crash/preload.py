@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import enum
-import hashlib
+import functools
 import json
 import mmap
 import os
@@ -47,16 +48,14 @@ class Entry(NamedTuple):
     data: bytes
 
 
+@functools.cache
 def library() -> Path:
-    """Return the compiled library, compiled once for each state of its source into the temporary directory."""
-    source = SOURCE.read_bytes()
-    name = f"anqfs-preload-{os.getuid()}-{hashlib.sha256(source).hexdigest()[:16]}.so"
-    target = Path(tempfile.gettempdir()) / name
-    if not target.exists():
-        partial = target.with_suffix(f".{os.getpid()}")
-        command = ["gcc", "-O2", "-shared", "-fPIC", "-o", str(partial), str(SOURCE), "-ldl", "-lpthread"]
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
-        partial.rename(target)
+    """Return the compiled library, which goes away with this process."""
+    directory = tempfile.TemporaryDirectory(prefix="anqfs-preload-")
+    atexit.register(directory.cleanup)
+    target = Path(directory.name) / "preload.so"
+    command = ["gcc", "-O2", "-shared", "-fPIC", "-o", str(target), str(SOURCE), "-ldl", "-lpthread"]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     return target
 
 
