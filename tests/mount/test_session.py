@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,23 @@ def test_memory_stays_bounded_while_more_is_written_than_fits(mount: Mount) -> N
     (peak,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
     assert peak < 600 << 10
     assert (mount.point / "big").stat().st_size == 800 << 20
+
+
+def test_cold_files_are_read_right_by_many_at_once(mount: Mount) -> None:
+    """Nothing in memory: reads are fetched on threads and ahead of sequential readers, which overtake each other."""
+    blocks = [os.urandom(1 << 20) for _ in range(40)]
+    (mount.point / "f").write_bytes(b"".join(blocks))
+    mount.stop()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+    mount.start()
+
+    def read(first: int) -> bool:
+        descriptor = os.open(mount.point / "f", os.O_RDONLY)
+        try:
+            return all(os.pread(descriptor, 1 << 20, at << 20) == blocks[at] for at in range(first, 40))
+        finally:
+            os.close(descriptor)
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(read, (0, 0, 1, 5, 20, 0))) == [True] * 6
+    assert mount.ask("facts")["statistics"]["pieces_fetched"] > 0
