@@ -101,7 +101,8 @@ class Session:
 
         Names are asked for again everywhere in any case. Call `flush` before the change, this after it.
         """
-        assert self.invalidation is not None
+        if self.invalidation is None:
+            return  # the mount is gone, and with it all that the kernel kept
         if nodes is None and entries is None:
             nodes = list(self.namespace.core.held)
             entries = [(1, name) for name, *_ in self.namespace.readdir(1, 0)]
@@ -221,6 +222,7 @@ async def serve(
         raise
     finally:
         poll.uninstall()
+        session.invalidation = None  # its descriptor is closed now and its number may be another file's soon
         pyfuse3.close(unmount=orderly and place.mounted_at(point) is not None)
         try:
             with trio.CancelScope(shield=True):
