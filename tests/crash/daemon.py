@@ -82,7 +82,8 @@ class Daemon:
     def start(self, *, expect_failure: bool = False) -> int | None:
         """Mount. With `expect_failure` return the exit code if it ends before it is ready."""
         self.mountpoint.mkdir(exist_ok=True)
-        command = self._command()
+        # The daemon ends with the test, even when the test is killed.
+        command = ["setpriv", "--pdeathsig", "TERM", *self._command()]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -155,6 +156,11 @@ class CommandDaemon(Daemon):
         """Run an anqfs command that finds this daemon."""
         environment = {**os.environ, **self.environment}
         return subprocess.run(anqfs(*arguments), env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=REPOSITORY)
+
+
+def end_orderly() -> None:
+    """Let SIGTERM end this process as an exception does, so that mounts and files are cleaned up."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def anqfs(*arguments: str) -> list[str]:

@@ -30,12 +30,22 @@ from anqfs.store.volume import Volume
 
 from . import commit_points, direct, judge, preload
 from .content import pattern
-from .daemon import Daemon, check_store, detach, eventually, make_store, writers
+from .daemon import Daemon, check_store, detach, end_orderly, eventually, make_store, writers
 from .observe import Mounted
 from .preload import Kind
 
 Counts = collections.Counter[str]
 READ_ONLY_LINE = "could not be made durable, the volume is read-only from now on"
+DiskFault = tuple[set[Kind], int, bool]
+DISK_FAULTS: list[DiskFault] = [
+    ({Kind.WRITE}, errno.ENOSPC, False),
+    ({Kind.WRITE}, errno.ENOSPC, True),
+    ({Kind.WRITE}, errno.EIO, False),
+    ({Kind.WRITTEN}, errno.EIO, False),
+    ({Kind.SYNC_BEGIN}, errno.EIO, False),
+    ({Kind.SYNC_BEGIN}, errno.ENOSPC, False),
+]
+"""Which calls fail, with which errno, and whether a failing write puts a half first. WRITTEN: LMDB's meta page, written through."""
 EXPECTED = (errno.ENOSPC, errno.EIO, errno.EROFS)
 
 
@@ -110,24 +120,18 @@ def _expect_read_only(driver: commit_points.Driver, raised: AnqfsError) -> list[
 # ---------------------------------------------------------------- errors of real calls below a real daemon
 
 
-def daemon_fault(directory: Path, *, seed: int, counts: Counts) -> list[str]:
-    """Let the disk of a daemon under writers fail, then be well again: everything acknowledged is there after a remount."""
+def daemon_fault(directory: Path, *, seed: int, counts: Counts, kind: DiskFault | None = None) -> list[str]:
+    """Let the disk of a daemon under writers fail, then be well again: everything acknowledged is there after a remount.
+
+    Arguments: `kind` is one of DISK_FAULTS, drawn when None.
+    """
     rng = random.Random(f"daemon fault {seed}")
     disk = directory / "disk"
     disk.mkdir()
     store, key_file = make_store(disk)
     fault = preload.Faults(directory / "fault")
     daemon = Daemon(store, key_file, directory / "mount", directory / "daemon.log", environment=preload.environment(disk, fault=fault.path))
-    kinds, number, partial = rng.choice(
-        [
-            ({Kind.WRITE}, errno.ENOSPC, False),
-            ({Kind.WRITE}, errno.ENOSPC, True),
-            ({Kind.WRITE}, errno.EIO, False),
-            ({Kind.WRITTEN}, errno.EIO, False),
-            ({Kind.SYNC_BEGIN}, errno.EIO, False),
-            ({Kind.SYNC_BEGIN}, errno.ENOSPC, False),
-        ]
-    )
+    kinds, number, partial = rng.choice(DISK_FAULTS) if kind is None else kind
     counts[f"daemon: {'/'.join(kind.name.lower() for kind in kinds)} {errno.errorcode[number]}{' half' if partial else ''}"] += 1
     try:
         with daemon:
@@ -414,6 +418,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    end_orderly()
     logging.disable(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="anqfs-faults-") as directory:
         counts, faults = run(Path(directory), seconds=options.seconds, seed=options.seed)

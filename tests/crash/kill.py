@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import judge
-from .daemon import CommandDaemon, Daemon, check_store, detach, make_store, writers
+from .daemon import CommandDaemon, Daemon, check_store, detach, end_orderly, make_store, writers
 from .observe import Mounted
 
 KEPT_ROUNDS = 3
@@ -166,6 +166,7 @@ def main() -> int:
     parser.add_argument("--commands", action=argparse.BooleanOptionalAction, help="with restores and rotations; odd seeds by default")
     parser.add_argument("--keep", action="store_true", help="leave the store behind when something is wrong")
     options = parser.parse_args()
+    end_orderly()
     counts: collections.Counter[str] = collections.Counter()
     faults: list[str] = []
     deadline, seed = time.monotonic() + options.seconds, options.seed
@@ -173,13 +174,15 @@ def main() -> int:
         directory = Path(tempfile.mkdtemp(prefix="anqfs-kill-"))
         commands = bool(seed % 2) if options.commands is None else options.commands
         longest = 6.0 if commands else 1.5
-        campaign = run(directory, seconds=min(120.0, deadline - time.monotonic()), seed=seed, longest=longest, commands=commands)
-        counts.update(campaign.counts)
-        faults += campaign.faults
-        if faults and options.keep:
-            print(f"kept: {directory}", file=sys.stderr)
-        else:
-            shutil.rmtree(directory)
+        try:
+            campaign = run(directory, seconds=min(120.0, deadline - time.monotonic()), seed=seed, longest=longest, commands=commands)
+            counts.update(campaign.counts)
+            faults += campaign.faults
+        finally:
+            if options.keep and faults:
+                print(f"kept: {directory}", file=sys.stderr)
+            else:
+                shutil.rmtree(directory)
         seed += 1
     for fault in faults[:20]:
         print(fault, file=sys.stderr)

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .content import pattern
-from .daemon import Daemon, check_store, detach, eventually, make_store, memory_kib
+from .daemon import Daemon, check_store, detach, end_orderly, eventually, make_store, memory_kib
 
 MEMORY_KIB = 600 << 10
 GIB, TIB = 1 << 30, 1 << 40
@@ -329,6 +329,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--long", action="store_true", help="a directory of a million names")
     options = parser.parse_args()
+    end_orderly()
     with tempfile.TemporaryDirectory(prefix="anqfs-limits-") as directory:
         names = 1_000_000 if options.long else 20_000
         figures = run(Path(directory), seed=options.seed, names=names, churn_seconds=max(1.0, options.seconds / 2))

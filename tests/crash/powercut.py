@@ -24,7 +24,7 @@ from typing import Any
 
 from . import disk, judge, preload
 from .child import ChildCrashed, in_child
-from .daemon import REPOSITORY, Daemon, detach, end_writers, make_store, module, writers
+from .daemon import REPOSITORY, Daemon, detach, end_orderly, end_writers, make_store, module, writers
 from .observe import Direct
 from .preload import Kind
 
@@ -299,6 +299,7 @@ def main() -> int:
     parser.add_argument("--root", type=Path)
     parser.add_argument("--key-file", type=Path)
     options = parser.parse_args()
+    end_orderly()
     if options.action:
         run_action(options.action, options.root, options.key_file)
         return 0
