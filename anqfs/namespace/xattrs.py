@@ -34,18 +34,20 @@ _FLAGS = {acl.ACCESS: HAS_ACCESS_ACL, acl.DEFAULT: HAS_DEFAULT_ACL, CAPABILITY: 
 
 
 def check_kind(name: bytes, inode: Inode) -> None:
-    """Raise what ext4 answers for a name that this kind of inode cannot have: EOPNOTSUPP, EPERM, ERANGE."""
+    """Raise what ext4 answers for a name that this kind of inode cannot have: EOPNOTSUPP, EPERM, EINVAL, ERANGE."""
     if len(name) > NAME_MAX:
         raise FilesystemError(errno.ERANGE)
     if name in (acl.ACCESS, acl.DEFAULT):
         if S_ISLNK(inode.mode):
             raise FilesystemError(errno.EOPNOTSUPP)
         return
-    space, _, rest = name.partition(b".")
-    if not rest or space not in (b"user", b"trusted", b"security"):
+    space, dot, rest = name.partition(b".")
+    if not dot or space not in (b"user", b"trusted", b"security"):
         raise FilesystemError(errno.EOPNOTSUPP)
     if space == b"user" and not (S_ISREG(inode.mode) or S_ISDIR(inode.mode)):
         raise FilesystemError(errno.EPERM)
+    if not rest:
+        raise FilesystemError(errno.EINVAL)
 
 
 class Xattrs:

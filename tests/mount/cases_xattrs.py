@@ -56,6 +56,19 @@ def extended_attributes(t: Trace) -> None:
     t("shared", os.getxattr, t.path("h"), b"user.a")
 
 
+@case()
+def attributes_without_a_name(t: Trace) -> None:
+    path = t.make("f")
+    os.symlink(b"f", t.path("l"))
+    os.setxattr(path, b"user.other", b"")
+    for name in (b"user.", b"trusted.", b"security.", b"system.", b"user", b"system.posix_acl_access.", b".", b""):
+        for follow, target in ((True, path), (False, t.path("l"))):
+            t(f"set {name!r}", os.setxattr, target, name, b"v", follow_symlinks=follow)
+            t(f"get {name!r}", os.getxattr, target, name, follow_symlinks=follow)
+            t(f"remove {name!r}", os.removexattr, target, name, follow_symlinks=follow)
+    t("list", os.listxattr, path)
+
+
 @case(0)
 def capabilities_are_dropped(t: Trace) -> None:
     value = bytes.fromhex("0100000200200000000000000000000000000000")
