@@ -7,6 +7,7 @@ sequential reader will want next is fetched ahead of it. Trio thread, but for `v
 from __future__ import annotations
 
 import logging
+from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
 import trio
@@ -28,6 +29,10 @@ AHEAD = 4 << 20
 """Bytes fetched ahead of a sequential reader, again whenever half of them are used up."""
 AHEAD_TASKS = 8
 """Fetches ahead under way at once; beyond these, readers fetch for themselves."""
+SMALL = 256 << 10
+"""Bytes up to which a fetch first waits for the disk without a thread: a hop to one and back costs more than a fast disk does."""
+PATIENCE_NS = 500_000
+"""How long it does so. The pages of a slow disk are then waited for on a thread."""
 
 
 class Readers:
@@ -43,6 +48,7 @@ class Readers:
         self._nursery: trio.Nursery | None = None
         self._ahead = 0
         self.fetched = 0
+        self.awaited = 0
 
     def start(self, nursery: trio.Nursery) -> None:
         """Let fetches ahead run in `nursery`."""
@@ -50,12 +56,28 @@ class Readers:
 
     async def fetch(self, pieces: list[Piece]) -> None:
         """Return when these pieces were read or found damaged, by us or by a fetch that was under way already."""
+        if await self._arrived(pieces):
+            return
         ours = [piece for piece in dict.fromkeys(pieces) if piece not in self._flying]
         others = [self._flying[piece] for piece in pieces if piece in self._flying]
         if ours:
             await self._fetch(ours)
         for event in others:
             await event.wait()
+
+    async def _arrived(self, pieces: list[Piece]) -> bool:
+        """Let the kernel read a few small pieces; return whether they came soon. Other requests are served meanwhile."""
+        if sum(length for _, _, length, _ in pieces) > SMALL or any(piece in self._flying for piece in pieces):
+            return False
+        self._volume.read_in(pieces)
+        self.awaited += len(pieces)
+        end = perf_counter_ns() + PATIENCE_NS
+        while perf_counter_ns() < end:
+            self._hurry()
+            await trio.lowlevel.checkpoint()
+            if all(self._volume.extent_is_warm(extent, offset, length) for extent, offset, length, _ in pieces):
+                return True
+        return False
 
     async def _fetch(self, pieces: list[Piece]) -> None:
         """Fetch pieces that are not being fetched. Up to the hop to a thread there is no await, so nobody else can begin one of them."""

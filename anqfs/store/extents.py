@@ -1,6 +1,6 @@
 """Reading extents: from the cache, from the map on the owner's thread when warm, or by reader threads through `fetch`.
 
-`open_here` and `is_warm` are the owner's; `fetch`, `verify` and `trim` are for any thread.
+`open_here`, `is_warm` and `read_in` are the owner's; `fetch`, `verify` and `trim` are for any thread.
 """
 
 from __future__ import annotations
@@ -12,11 +12,18 @@ from anqfs.crypto.sealing import CHUNK, EXTENT_MAX, SEALED_CHUNK, SealerCache, p
 from anqfs.errors import Damaged
 from anqfs.store import memory
 from anqfs.store.cache import ExtentCache
-from anqfs.store.interfaces import ExtentStore, RecordStore
+from anqfs.store.interfaces import ExtentReading, ExtentStore, RecordStore
 
 MAPPED_MAX = 128 << 20
 """Resident bytes of mapped files above which the maps' page table entries are dropped."""
 _LOOK_EVERY = 16 << 20
+
+
+def _chunks_of(sealed: memoryview, offset: int, length: int) -> memoryview:
+    """Return the part of a sealed extent whose chunks hold a range of its plaintext."""
+    first = offset // CHUNK * SEALED_CHUNK
+    last = min(len(sealed), -(-(offset + length) // CHUNK) * SEALED_CHUNK)
+    return sealed[first : max(first, last)]
 
 
 class ExtentReader:
@@ -69,28 +76,43 @@ class ExtentReader:
         sealed = self._extents.get(extent)
         if sealed is None:
             return True
-        first = offset // CHUNK * SEALED_CHUNK
-        last = min(len(sealed), -(-(offset + length) // CHUNK) * SEALED_CHUNK)
-        with sealed, sealed[first : max(first, last)] as part:
+        with sealed, _chunks_of(sealed, offset, length) as part:
             return len(part) == 0 or self._extents.is_resident(part)
 
     def fetch(self, wanted: Iterable[tuple[int, int, int, int]]) -> None:
         """Open ranges (extent, offset, length, sealing key number) into the cache. What is damaged is remembered for its reader."""
-        scratch = self._own_scratch()
+        missing = [each for each in wanted if each[2] > 0 and not self.cache.holds(*each[:3])]
         with self._extents.reading() as reading:
-            for extent, offset, length, number in wanted:
-                if length <= 0 or self.cache.holds(extent, offset, length):
-                    continue
+            self._read_in(reading, missing)
+            for each in missing:
                 try:
-                    sealed = reading.get(extent)
-                    if sealed is None:
-                        raise Damaged(f"extent {extent} is missing from the store")
-                    with sealed:
-                        data, start = self._open_chunks(extent, sealed, offset, length, number, scratch)
-                    self.cache.add(extent, offset if start is None else start, data)
+                    self._fetch_one(reading, *each)
                 except Damaged as damage:
-                    self.cache.note_damage(extent, damage)
-                self._count(length)
+                    self.cache.note_damage(each[0], damage)
+                self._count(each[2])
+
+    def read_in(self, wanted: Iterable[tuple[int, int, int, int]]) -> None:
+        """Start reading ranges from the disk, without waiting. Owner only."""
+        self._read_in(self._extents, wanted)
+
+    def _read_in(self, reading: ExtentReading, wanted: Iterable[tuple[int, int, int, int]]) -> None:
+        """Start reading all ranges from the disk at once. What is wrong with one is found when it is opened."""
+        for extent, offset, length, _ in wanted:
+            try:
+                sealed = reading.get(extent)
+            except Damaged:
+                continue
+            if sealed is not None:
+                with sealed, _chunks_of(sealed, offset, length) as part:
+                    self._extents.read_in(part)
+
+    def _fetch_one(self, reading: ExtentReading, extent: int, offset: int, length: int, number: int) -> None:
+        sealed = reading.get(extent)
+        if sealed is None:
+            raise Damaged(f"extent {extent} is missing from the store")
+        with sealed:
+            data, start = self._open_chunks(extent, sealed, offset, length, number, self._own_scratch())
+        self.cache.add(extent, offset if start is None else start, data)
 
     def _own_scratch(self) -> bytearray:
         """Return this thread's buffer for one opened extent."""
@@ -106,6 +128,7 @@ class ExtentReader:
             if sealed is None:
                 raise Damaged(f"extent {extent} is missing from the store")
             with sealed:
+                self._extents.read_in(sealed)
                 length = plain_length(len(sealed))
                 self._sealers.get(number).open_chunks(extent, sealed, 0, length, self._own_scratch())
         self._count(length)

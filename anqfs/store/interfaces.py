@@ -65,6 +65,9 @@ class RecordStore(Protocol):
     def refresh(self) -> bool:
         """See what was committed; False when a failed commit shut the store and the view stays as it is. Owner only."""
 
+    def read_ahead(self) -> None:
+        """Start reading the first records from the disk, as many as fit a small part of memory, without waiting. Any thread."""
+
     def current_items(self, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """Return the first `limit` values with key > after, as of now. Any thread."""
 
@@ -99,6 +102,9 @@ class ExtentStore(Protocol):
 
     def is_resident(self, sealed: memoryview) -> bool:
         """Tell whether the sealed bytes can be read without waiting for a disk."""
+
+    def read_in(self, sealed: memoryview) -> None:
+        """Start reading the sealed bytes from the disk, without waiting. Any thread, inside `reading`."""
 
     def refresh(self) -> bool:
         """See what was committed; False when a failed commit shut the store and the view stays as it is. Owner only."""

@@ -26,6 +26,8 @@ RECORD_MAP = 64 << 30
 EXTENT_MAP = 1 << 40
 """Bytes of address space at first; doubled when half of it is in use. A map takes no disk and no memory by itself."""
 MAP_LIMIT = 1 << 46
+_READ_AHEAD = 128 << 20
+"""Bytes of records that a new mount asks the kernel to read, so that its first walk does not wait for one page after the other."""
 _READERS = 56
 """One page of the lock file holds these, and that page is written when the store is made: a full disk cannot take it away."""
 _UNWRITTEN_PAGES = 1024
@@ -361,6 +363,9 @@ class LmdbRecords(_Environment):
                     found.append(key)
         return found
 
+    def read_ahead(self) -> None:
+        self._mapping.read_in(min(_READ_AHEAD, (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]))
+
     def current_items(self, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         with self._reading(buffers=True) as txn, self._cursor(txn) as cursor:
             if not cursor.set_range(after + b"\0"):
@@ -406,6 +411,9 @@ class LmdbExtents(_Environment):
 
     def is_resident(self, sealed: memoryview) -> bool:
         return self._frozen or memory.is_resident(sealed)
+
+    def read_in(self, sealed: memoryview) -> None:
+        memory.will_need(sealed)
 
     @contextmanager
     def reading(self) -> Iterator[ExtentReading]:
