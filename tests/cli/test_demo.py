@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "demo_run.py"
-SECONDS = 100
+SECONDS = 250
 
 
 @pytest.fixture

@@ -45,9 +45,12 @@ def test_hostile_names_of_store_and_mount_point(bench: Bench, name: bytes) -> No
 
 _AS_NOBODY = """
 set -e
-mknod -m 666 "$TOP/fuse" c 10 229
-mount --bind "$TOP/fuse" /dev/fuse
+mkdir "$TOP/dev"
+mount -t tmpfs -o mode=755,dev tmpfs "$TOP/dev"
+mknod -m 666 "$TOP/dev/fuse" c 10 229
+mount --bind "$TOP/dev/fuse" /dev/fuse
 chown -R nobody "$TOP"
+chmod 666 "$TOP/dev/fuse"
 exec setpriv --reuid=nobody --regid=nogroup --clear-groups --inh-caps=+dac_read_search --ambient-caps=+dac_read_search sh -c '
     set -e
     anqfs() { "$PYTHON" -m anqfs.cli.app "$@"; }

@@ -23,7 +23,7 @@ def test_the_tour_runs_as_printed(tmp_path: Path) -> None:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=250,
             check=False,
         )
     finally:

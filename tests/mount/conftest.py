@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mounted import Mount, until
+from mounted import Mount, loop_ext4, open_temporary
 
 
 def _lived(mount: Mount) -> Iterator[Mount]:
@@ -29,8 +28,7 @@ def _lived(mount: Mount) -> Iterator[Mount]:
 @pytest.fixture(scope="module")
 def open_directory() -> Iterator[Path]:
     """A temporary directory that every user may enter, which pytest's own are not."""
-    path = Path(tempfile.mkdtemp(prefix="anqfs-test-"))
-    path.chmod(0o755)
+    path = open_temporary()
     try:
         yield path
     finally:
@@ -68,16 +66,6 @@ def shared_mount(open_directory: Path) -> Iterator[Mount]:
 
 @pytest.fixture(scope="module")
 def ext4(open_directory: Path) -> Iterator[Path]:
-    """A directory on ext4: a loop image, so that it is the same everywhere."""
-    image, point = open_directory / "image", open_directory / "ext4"
-    point.mkdir()
-    with image.open("wb") as stream:
-        stream.truncate(256 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-b", "4096", "-I", "256", str(image)], check=True, stdin=subprocess.DEVNULL, capture_output=True)
-    subprocess.run(["mount", "-o", "loop,noatime", str(image), str(point)], check=True, stdin=subprocess.DEVNULL, capture_output=True)
-    try:
-        (point / "lost+found").rmdir()
-        point.chmod(0o1777)
+    """A directory on ext4."""
+    with loop_ext4(open_directory) as point:
         yield point
-    finally:
-        until(lambda: subprocess.run(["umount", str(point)], check=False, capture_output=True).returncode == 0, "ext4 is unmounted")

@@ -1,4 +1,5 @@
-"""Serve a volume for a test: `python launch.py STORE MOUNTPOINT KEYFILE [OPTION...]`. Options: read-only, small-groups.
+"""Serve a volume for a test: `python launch.py STORE MOUNTPOINT KEYFILE [OPTION...]`. Options: read-only, small-groups,
+cold (every extent on the disk counts as not in memory).
 
 Prints `ready` when mounted. Then each line on standard input is a question, answered by one line of JSON on standard output; see ASK.
 SIGTERM unmounts. The log goes to standard error.
@@ -19,6 +20,7 @@ import trio
 from anqfs.crypto.secrets import Secret
 from anqfs.mount.session import Session, serve
 from anqfs.namespace import ROOT, Namespace
+from anqfs.store import memory
 from anqfs.store.volume import Volume
 
 
@@ -95,6 +97,8 @@ async def _answer(session: Session) -> None:
 
 
 async def main(store: str, point: str, key_file: str, *options: str) -> None:
+    if "cold" in options:
+        memory.is_resident = lambda _view: False
     volume = Volume.open(
         store,
         Secret.from_key_file(key_file),

@@ -10,17 +10,19 @@ import pickle
 import re
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from anqfs.namespace.namespace import Namespace
 
 from anqfs.crypto.secrets import Secret
 from anqfs.mount import mountpoint as place
+from anqfs.namespace.namespace import Namespace
 from anqfs.store.volume import Volume
 
 LAUNCHER = Path(__file__).with_name("launch.py")
@@ -28,7 +30,7 @@ NOBODY = 65534
 _BAD = re.compile(r"^(WARNING|ERROR|CRITICAL) .*|^Traceback.*", re.MULTILINE)
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     """Return the first true value of `condition`; fail the test after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -36,6 +38,28 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
             pytest.fail(f"waited in vain until {what}")
         time.sleep(0.005)
     return value
+
+
+def open_temporary() -> Path:
+    """Make a temporary directory that every user may enter: where temporary files go, or else in the nearest directory above it."""
+    usual = Path(tempfile.gettempdir()).resolve()
+    open_to_all = [place for place in (usual, *usual.parents) if all(each.stat().st_mode & 0o1 for each in (place, *place.parents))]
+    path = Path(tempfile.mkdtemp(prefix="anqfs-test-", dir=open_to_all[0]))
+    path.chmod(0o755)
+    return path
+
+
+def drop_caches(what: str) -> None:
+    """Make the kernel forget: "2" names and inodes, "3" pages as well. Where /proc/sys is read-only (containers), through a fresh one."""
+    try:
+        Path("/proc/sys/vm/drop_caches").write_text(what)
+    except OSError:
+        with tempfile.TemporaryDirectory() as fresh:
+            subprocess.run(["mount", "-t", "proc", "proc", fresh], check=True, stdin=subprocess.DEVNULL)
+            try:
+                Path(fresh, "sys/vm/drop_caches").write_text(what)
+            finally:
+                place.unmount(os.fsencode(fresh))
 
 
 def in_child(uid: int, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -71,6 +95,23 @@ def in_child(uid: int, function: Callable[..., Any], *arguments: Any) -> Any:
     if not good:
         raise AssertionError(f"as uid {uid}:\n{value}")
     return value
+
+
+@contextmanager
+def loop_ext4(base: Path) -> Iterator[Path]:
+    """A directory on ext4: a loop image, so that it is the same everywhere."""
+    image, point = base / "image", base / "ext4"
+    point.mkdir()
+    with image.open("wb") as stream:
+        stream.truncate(256 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-b", "4096", "-I", "256", str(image)], check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    subprocess.run(["mount", "-o", "loop,noatime", str(image), str(point)], check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    try:
+        (point / "lost+found").rmdir()
+        point.chmod(0o1777)
+        yield point
+    finally:
+        until(lambda: subprocess.run(["umount", str(point)], check=False, capture_output=True).returncode == 0, "ext4 is unmounted")
 
 
 class Mount:
@@ -118,7 +159,7 @@ class Mount:
             )
         assert self.process.stdout is not None
         if self.process.stdout.readline() != "ready\n":
-            self.process.wait(timeout=30)
+            self.process.wait(timeout=60)
             raise AssertionError(f"the daemon did not start:\n{self.log_text()}")
         return self
 
@@ -141,8 +182,18 @@ class Mount:
         lines = [match.group(0) for match in _BAD.finditer(self.log_text())]
         return [line for line in lines if not any(re.search(pattern, line) for pattern in self.expected)]
 
-    def umount(self) -> None:
-        subprocess.run(["umount", str(self.point)], check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    def umount(self, *command: str) -> None:
+        """Unmount with umount(8), or `command`. Who looks in just now (a `df`, an indexer) makes it busy for a moment."""
+
+        def unmounted() -> bool:
+            words = [*(command or ("umount",)), str(self.point)]
+            done = subprocess.run(
+                words, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}
+            )
+            assert done.returncode == 0 or "busy" in done.stderr, done
+            return done.returncode == 0
+
+        until(unmounted, "nobody uses the mount")
 
     def stop(self) -> None:
         """SIGTERM, and wait for the end."""
@@ -182,7 +233,7 @@ class Mount:
         if process is not None:
             process.terminate()
             try:
-                process.wait(timeout=30)
+                process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

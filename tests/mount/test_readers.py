@@ -36,7 +36,7 @@ class Disk:
         with self.lock:
             self.running += 1
             self.most = max(self.most, self.running)
-        assert self.go.wait(30)
+        assert self.go.wait(60)
         with self.lock:
             self.running -= 1
             self.fetched += pieces
@@ -48,7 +48,7 @@ def _run(disk: Disk, main: Any) -> None:
     hurried: list[bool] = []
 
     async def run() -> None:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 reading = readers.Readers(disk, disk, lambda: hurried.append(True))  # type: ignore[arg-type]
                 reading.start(nursery)

@@ -10,11 +10,13 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyfuse3
 import pytest
 import trio
 import trio.testing
+from mounted import until
 
 from anqfs.mount import negotiate, poll
 
@@ -41,8 +43,13 @@ class IdleMount:
         return int(fields[11]) + int(fields[12])
 
     def close(self) -> str:
-        subprocess.run(["umount", str(self.point)], check=self.process.poll() is None, stdin=subprocess.DEVNULL)
-        return self.process.communicate(timeout=30)[1]
+        """Unmount (whoever looks in just now makes it busy for a moment), wait for the process, and return what it complained of."""
+
+        def unmounted() -> bool:
+            return subprocess.run(["umount", str(self.point)], check=False, stdin=subprocess.DEVNULL).returncode == 0
+
+        until(lambda: unmounted() or self.process.poll() is not None, "nobody uses the mount")
+        return self.process.communicate(timeout=60)[1]
 
 
 @pytest.fixture
@@ -77,13 +84,15 @@ def test_a_pyfuse3_without_the_global_is_refused(monkeypatch: pytest.MonkeyPatch
         poll.install(0)
 
 
-def test_requests_are_answered_by_spinning_and_an_idle_mount_sleeps(idle: IdleMount) -> None:
-    before = idle.counters()
-    for _ in range(2000):
+def test_a_real_mount_waits_through_the_poll_and_sleeps_when_idle(idle: IdleMount) -> None:
+    """Whether a spin is won is the scheduler's business; that it was tried, and that sleep follows, is not."""
+    for _ in range(200):
         os.stat(idle.point / "counters")
+    before = idle.counters()
+    until(lambda: idle.counters()["slept"] > before["slept"], "it sleeps between requests that are far apart")
     after = idle.counters()
-    assert after["won"] > before["won"]
-    assert after["slept"] - before["slept"] < 2000
+    assert after["won"] + after["lost"] > 0
+    assert after["won"] >= before["won"]
 
 
 def test_an_idle_mount_uses_no_cpu(idle: IdleMount) -> None:
@@ -92,19 +101,16 @@ def test_an_idle_mount_uses_no_cpu(idle: IdleMount) -> None:
         os.stat(idle.point / "counters")
     status = Path(f"/proc/{idle.process.pid}/status")
 
-    def switches() -> int:
+    def activity() -> tuple[int, int]:
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(lines["voluntary_ctxt_switches"])
+        return int(lines["voluntary_ctxt_switches"]), idle.cpu_ticks()
 
-    settled = -1
-    while (now := switches()) != settled:
-        settled = now
-        os.sched_yield()
-        trio.run(trio.sleep, 0.05)
-    ticks = idle.cpu_ticks()
-    trio.run(trio.sleep, 0.5)
-    assert switches() - settled <= 1
-    assert idle.cpu_ticks() - ticks <= 1
+    def quiet() -> bool:
+        before = activity()
+        trio.run(trio.sleep, 0.5)
+        return activity() == before
+
+    until(quiet, "half a second passes without one switch or tick")
 
 
 def test_a_handler_that_waits_does_not_stop_the_others(idle: IdleMount) -> None:
@@ -114,7 +120,7 @@ def test_a_handler_that_waits_does_not_stop_the_others(idle: IdleMount) -> None:
             os.stat(idle.point / "counters")
         assert not any(job.done() for job in blocked)
         assert not os.path.exists(idle.point / "unblock")
-        assert all(job.result(timeout=30) for job in blocked)
+        assert all(job.result(timeout=60) for job in blocked)
 
 
 def test_many_clients_at_once(idle: IdleMount) -> None:
@@ -198,7 +204,7 @@ def test_one_task_sleeps_on_the_descriptor_and_another_takes_its_place() -> None
 
     async def main() -> None:
         release = trio.Event()
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 for name in ("a", "b", "c"):
                     nursery.start_soon(worker, name, release)
@@ -269,6 +275,31 @@ def test_hurry_yields_at_the_next_request() -> None:
     finally:
         os.close(reading)
         os.close(writing)
+
+
+class LatePoller:
+    """Says "nothing yet" so many times before it tells the truth."""
+
+    def __init__(self, real: Any, late: int) -> None:
+        self.real, self.late = real, late
+
+    def poll(self, timeout: int) -> list[tuple[int, int]]:
+        self.late -= 1
+        return [] if self.late >= 0 else self.real.poll(timeout)
+
+
+def test_a_request_that_comes_while_spinning_needs_no_sleep() -> None:
+    waiter, reading, writing = _pipe_poll(spin_ns=10**12)
+    os.write(writing, b"x")
+    real = waiter._poller
+    try:
+        for late in (0, 1, 5, 100):
+            waiter._poller = LatePoller(real, late)
+            trio.run(waiter.wait_readable, reading)
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert (waiter.spins_won, waiter.spins_lost, waiter.slept) == (3, 0, 0)
 
 
 def test_credit_is_spent_on_vain_spins() -> None:

@@ -24,7 +24,7 @@ def test_a_process_left_behind_is_named_and_killed(tmp_path: Path) -> None:
             assert process.stdout.readline()
             assert leftovers.processes_naming(tmp_path) == [process.pid]
             assert leftovers.remove(tmp_path, patience=0.1)[0] == f"left running: process {process.pid}"
-            assert process.wait(10) == -9
+            assert process.wait(60) == -9
         finally:
             process.kill()
     assert leftovers.remove(tmp_path, patience=0) == []

@@ -222,7 +222,7 @@ def killed_writer(store: Path, start: int, acknowledgements: int) -> int:
         process.send_signal(signal.SIGKILL)
         rest = process.stdout.read().splitlines(keepends=True)
         process.stdout.close()
-        process.wait(30)
+        process.wait(60)
     return int([line for line in lines + rest if line.endswith(b"\n")][-1])
 
 
@@ -285,7 +285,7 @@ def test_after_a_failed_commit_reads_go_on_and_writes_are_refused(
     extent, number = volume.write_extent(b"data")
     first = volume.commit()
     with pytest.raises(CommitFailed):
-        first.wait(30)
+        first.wait(60)
     assert isinstance(volume.failed, CommitFailed)
     assert "read-only from now on" in caplog.text
     for change in (
@@ -328,7 +328,7 @@ def test_all_who_wait_for_a_failed_group_are_told(store: Path, monkeypatch: pyte
         tickets[-1].add_done_callback(lambda ticket: told.append(ticket.error))
     for ticket in tickets:
         with pytest.raises(CommitFailed):
-            ticket.wait(30)
+            ticket.wait(60)
     volume.close()
     assert len(told) == len(tickets)
     assert all(isinstance(error, CommitFailed) for error in told)

@@ -116,7 +116,7 @@ class VolumeMachine(RuleBasedStateMachine):
     @rule()
     def wait(self) -> None:
         for ticket in self.tickets:
-            assert ticket.wait(30)
+            assert ticket.wait(60)
 
     @rule()
     def forget_what_is_cached(self) -> None:

@@ -278,7 +278,7 @@ def test_a_store_in_use_names_the_process_that_holds_it(store: Path) -> None:
             with pytest.raises(StoreInUse, match=f"process {process.pid}$"):
                 Volume.open(store, SECRET, read_only=read_only)
     finally:
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
     assert process.returncode == 0
     Volume.open(store, SECRET).close()
 
@@ -286,7 +286,7 @@ def test_a_store_in_use_names_the_process_that_holds_it(store: Path) -> None:
 def test_the_lock_of_a_killed_process_is_gone(store: Path) -> None:
     process = holder(store)
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     volume = Volume.open(store, SECRET)
     with pytest.raises(StoreInUse, match=f"process {os.getpid()}$"):
         Volume.open(store, SECRET)
@@ -300,7 +300,7 @@ def test_read_only_volumes_share_a_store_and_keep_writers_out(store: Path) -> No
         with pytest.raises(StoreInUse):
             Volume.open(store, SECRET)
     finally:
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
     Volume.open(store, SECRET).close()
 
 

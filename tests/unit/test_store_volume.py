@@ -73,7 +73,7 @@ class Held:
 
         def held(writer: writer_module.Writer, group: writer_module.Group) -> None:
             self.entered.set()
-            assert self.gate.wait(30)
+            assert self.gate.wait(60)
             real(writer, group)
 
         monkeypatch.setattr(writer_module.Writer, "_commit", held)
@@ -177,7 +177,7 @@ def test_a_group_is_read_while_it_is_being_written(volume: Volume, held: Held) -
     volume.put(inode_key(1), inode(1))
     extent, number = volume.write_extent(b"data")
     ticket = volume.commit()
-    assert held.entered.wait(30)
+    assert held.entered.wait(60)
     volume._cache.turn()
     volume._cache.turn()
     volume._young = volume._cache.young
@@ -188,7 +188,7 @@ def test_a_group_is_read_while_it_is_being_written(volume: Volume, held: Held) -
     assert list(volume.scan(b"I", b"J")) == [(inode_key(1), inode(9))]
     assert not ticket.done
     held.release()
-    assert ticket.wait(30)
+    assert ticket.wait(60)
 
 
 def test_the_cache_is_bounded(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +219,7 @@ def test_a_scan_merges_the_store_and_both_groups(volume: Volume, held: Held) -> 
         volume.put(inode_key(number), inode(number))
     volume.delete(inode_key(0))
     volume.commit()
-    assert held.entered.wait(30)
+    assert held.entered.wait(60)
     for number in range(2, 300, 3):
         volume.put(inode_key(number), inode(number))
     volume.delete(inode_key(1))
@@ -345,7 +345,7 @@ def test_undo_does_not_bring_back_what_the_cache_had_before(volume: Volume, held
     volume._young = volume._cache.young
     volume.put(inode_key(1), inode(2))
     volume.commit()
-    assert held.entered.wait(30)
+    assert held.entered.wait(60)
     volume.begin()
     volume.put(inode_key(1), inode(3))
     volume.undo()
@@ -451,7 +451,7 @@ def test_a_group_that_frees_is_followed_up_even_when_nobody_writes_any_more(volu
     held.entered.clear()
     volume.free_extent(extent)
     ticket = volume.commit()
-    assert held.entered.wait(30)
+    assert held.entered.wait(60)
     assert volume.due() is not None
     held.release()
     ticket.wait()
@@ -515,7 +515,7 @@ def test_all_that_waits_for_the_disk_runs_on_the_writer_thread(volume: Volume) -
     ticket = volume.commit()
     ticket.add_done_callback(lambda _: calls.append(("early", threading.get_native_id())))
     ticket.wait()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not calls and time.monotonic() < deadline:
         time.sleep(0.001)
     late: list[int] = []
@@ -528,7 +528,7 @@ def test_all_that_waits_for_the_disk_runs_on_the_writer_thread(volume: Volume) -
 def test_what_is_committed_while_the_writer_is_busy_becomes_one_group(volume: Volume, held: Held) -> None:
     volume.put(inode_key(1), inode(1))
     first = volume.commit()
-    assert held.entered.wait(30)
+    assert held.entered.wait(60)
     tickets = []
     extent, _ = volume.write_extent(b"data")
     for size in range(20):
@@ -540,8 +540,8 @@ def test_what_is_committed_while_the_writer_is_busy_becomes_one_group(volume: Vo
     assert volume.commit() is tickets[0]
     assert not first.done
     held.release()
-    assert first.wait(30)
-    assert all(ticket.wait(30) for ticket in tickets)
+    assert first.wait(60)
+    assert all(ticket.wait(60) for ticket in tickets)
     assert volume.counters["commits"] == 2
     assert volume.counters["extents_written"] == 0
     volume = reopened(volume)
@@ -553,7 +553,7 @@ def test_what_is_committed_while_the_writer_is_busy_becomes_one_group(volume: Vo
 def test_close_group_does_nothing_while_the_writer_is_busy(volume: Volume, held: Held) -> None:
     volume.put(inode_key(1), inode(1))
     volume.close_group()
-    assert held.entered.wait(30)
+    assert held.entered.wait(60)
     volume.put(inode_key(2), inode(2))
     volume.close_group()
     assert volume._writer.queued is None
@@ -568,7 +568,7 @@ def test_writers_wait_when_the_open_group_is_full_and_the_writer_busy(store: Pat
     due = volume.due()
     assert due is not None and due <= time.monotonic()
     volume.close_group()
-    assert held.entered.wait(30)
+    assert held.entered.wait(60)
     assert not volume.must_wait()
     volume.write_extent(bytes(1 << 20))
     volume.write_extent(b"x")
@@ -628,7 +628,7 @@ def test_a_raising_callback_does_not_stop_the_writer(volume: Volume, caplog: pyt
     held.release()
     ticket.wait()
     volume.put(inode_key(2), inode(2))
-    assert volume.commit().wait(30)
+    assert volume.commit().wait(60)
     assert "a bug above" in caplog.text
 
 
@@ -717,7 +717,7 @@ def test_a_rotation_during_a_commit_is_safe(volume: Volume, held: Held) -> None:
     volume.put(inode_key(1), inode(1))
     volume.write_extent(b"data")
     volume.commit()
-    assert held.entered.wait(30)
+    assert held.entered.wait(60)
     volume.rotate()
     volume.rotate()
     volume.put(inode_key(2), inode(2))
