@@ -309,8 +309,9 @@ class AnqfsOperations(pyfuse3.Operations):
 
     @handler()
     def listxattr(self, node: int, ctx: RequestContext) -> list[bytes]:
-        """Return the names of the extended attributes."""
-        return self.namespace.listxattr(node)
+        """Return the names of the extended attributes; those that only root may read for root alone."""
+        names = self.namespace.listxattr(node)
+        return names if ctx.uid == 0 else [name for name in names if not name.startswith(b"trusted.")]
 
     @handler(changes=True)
     def removexattr(self, node: int, name: bytes, ctx: RequestContext) -> None:

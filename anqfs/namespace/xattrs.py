@@ -105,10 +105,12 @@ class Xattrs:
         return self._store(ino, inode, new, name, value, old)
 
     def remove(self, ino: int, inode: Inode, name: bytes) -> Inode:
-        """Remove a value and return the new inode. Raises ENODATA and what a name that cannot be answers."""
+        """Remove a value and return the new inode. Raises ENODATA (but not for an ACL) and what a name that cannot be answers."""
         check_kind(name, inode)
         old = self._find(ino, name, None) if inode.flags & HAS_XATTRS else None
         if old is None:
+            if name in (acl.ACCESS, acl.DEFAULT):
+                return inode
             raise FilesystemError(errno.ENODATA)
         new = replace(inode, birth=self._core.versions.epoch, ctime=self._core.clock())
         return self._erase(ino, inode, new, name, old)

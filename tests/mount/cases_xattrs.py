@@ -70,6 +70,36 @@ def attributes_without_a_name(t: Trace) -> None:
 
 
 @case(0)
+def only_root_sees_trusted_attributes(t: Trace) -> None:
+    path = t.make("f", b"", 0o666)
+    for name in (b"trusted.t", b"user.u", b"security.s"):
+        os.setxattr(path, name, b"v")
+    t("list", os.listxattr, path)
+
+    def as_nobody() -> list[Any]:
+        inner = Trace(t.root, NOBODY)
+        inner("list", os.listxattr, path)
+        inner("get", os.getxattr, path, b"trusted.t")
+        inner("set", os.setxattr, path, b"trusted.t", b"w")
+        inner("remove", os.removexattr, path, b"trusted.t")
+        return inner.lines
+
+    t.note("nobody", in_child(NOBODY, as_nobody))
+
+
+@case()
+def removing_acls_that_are_not_there(t: Trace) -> None:
+    path = t.make("f")
+    os.mkdir(t.path("d"))
+    os.symlink(b"f", t.path("l"))
+    for name in (b"system.posix_acl_access", b"system.posix_acl_default"):
+        for target in (path, t.path("d"), t.path("l")):
+            t(f"remove {name!r}", os.removexattr, target, name, follow_symlinks=False)
+            t(f"empty {name!r}", os.setxattr, target, name, b"\2\0\0\0", follow_symlinks=False)
+            t("list", os.listxattr, target, follow_symlinks=False)
+
+
+@case(0)
 def capabilities_are_dropped(t: Trace) -> None:
     value = bytes.fromhex("0100000200200000000000000000000000000000")
     for action in ("write", "truncate", "chown", "chmod"):

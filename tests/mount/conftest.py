@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mounted import Mount, loop_ext4, open_temporary
+from mounted import Mount, loop_ext4
+
+from tests.places import open_temporary
 
 
 def _lived(mount: Mount) -> Iterator[Mount]:
@@ -28,7 +30,7 @@ def _lived(mount: Mount) -> Iterator[Mount]:
 @pytest.fixture(scope="module")
 def open_directory() -> Iterator[Path]:
     """A temporary directory that every user may enter, which pytest's own are not."""
-    path = open_temporary()
+    path = open_temporary("anqfs-test-")
     try:
         yield path
     finally:

@@ -40,15 +40,6 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     return value
 
 
-def open_temporary() -> Path:
-    """Make a temporary directory that every user may enter: where temporary files go, or else in the nearest directory above it."""
-    usual = Path(tempfile.gettempdir()).resolve()
-    open_to_all = [place for place in (usual, *usual.parents) if all(each.stat().st_mode & 0o1 for each in (place, *place.parents))]
-    path = Path(tempfile.mkdtemp(prefix="anqfs-test-", dir=open_to_all[0]))
-    path.chmod(0o755)
-    return path
-
-
 def drop_caches(what: str) -> None:
     """Make the kernel forget: "2" names and inodes, "3" pages as well. Where /proc/sys is read-only (containers), through a fresh one."""
     try:

@@ -7,14 +7,16 @@ import errno
 import fcntl
 import mmap
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mounted import NOBODY, Mount, in_child, libc
+from mounted import NOBODY, Mount, in_child, libc, until
 
 AT_FDCWD = -100
+CLOCK_REALTIME_COARSE = 5
 FS_IOC_GETFLAGS = 0x80086601
 STATX_BTIME = 0x800
 
@@ -172,3 +174,24 @@ def test_changing_no_owner_leaves_the_set_id_bits(place: Path) -> None:
     (place / "f").chmod(0o6755)
     os.chown(place / "f", -1, -1)
     assert (place / "f").stat().st_mode & 0o7777 == 0o6755
+
+
+def test_removing_an_acl_that_is_not_there_moves_ctime(place: Path) -> None:
+    (place / "f").touch()
+    before = (place / "f").stat()
+    until(lambda: time.clock_gettime_ns(CLOCK_REALTIME_COARSE) > before.st_ctime_ns, "the kernel's clock has gone on")
+    os.removexattr(place / "f", "system.posix_acl_access")
+    after = (place / "f").stat()
+    assert after.st_ctime_ns > before.st_ctime_ns
+    assert after.st_mtime_ns == before.st_mtime_ns
+
+
+def test_writing_into_a_fifo_moves_no_time(place: Path) -> None:
+    os.mkfifo(place / "pipe")
+    os.utime(place / "pipe", ns=(1, 1))
+    descriptor = os.open(place / "pipe", os.O_RDWR)
+    try:
+        os.write(descriptor, b"x")
+        assert os.fstat(descriptor).st_mtime_ns == 1
+    finally:
+        os.close(descriptor)
