@@ -17,6 +17,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from anqfs.errors import FilesystemError, NoSpace
 from anqfs.namespace.nodes import SNAPSHOT_NAME
+from anqfs.namespace.packing import Packer
 from anqfs.namespace.references import References
 from anqfs.namespace.usage import UsageTotals
 from anqfs.namespace.versions import Versions
@@ -107,6 +108,7 @@ class Core:
         self.versions = Versions(volume)
         self.references = References(volume)
         self.usage = UsageTotals(self.versions)
+        self.packer = Packer(self)
         self.held: dict[int, int] = {}
         """Live inodes that the kernel (or somebody else) holds: ino -> count."""
         self.after: list[Callable[[], None]] = []
@@ -132,6 +134,7 @@ class Core:
         self._room = 0
         if self.volume.failed is None and not self.volume.read_only:
             self.usage.flush()
+            self.packer.group_closes()
 
     # --- operations
 
@@ -142,6 +145,8 @@ class Core:
             for action in self.after:
                 action()
             self.after.clear()
+        if self.packer.is_full:
+            self.packer.pack_oldest()
 
     def undone(self) -> None:
         """The operation was undone: forget what was derived during it."""

@@ -1,9 +1,9 @@
 """File data: reads, writes, truncation. Called by the facade on the trio thread; writes inside an operation.
 
-A file is cut in windows of 1 MiB, each with a Window record. Data that ends within INLINE_MAX of a window's start is in the record, all
-other data in extents. A write makes a new extent, unless it lands in, or just behind, one that this epoch's version of the window alone
-uses and that is not sealed yet: then that one is changed in place. Windows with many pieces are merged into one extent, later (`merges`,
-by `reclaim`) or, if they get very many, at once.
+A file is cut in windows of 1 MiB, each with a Window record. Data that ends within INLINE_MAX of a window's start is in the record, or
+with that of other small windows in an extent (`packing`); all other data is in extents of its own. A write makes a new extent, unless it
+lands in, or just behind, one that this epoch's version of the window alone uses and that is not sealed yet: then that one is changed in
+place. Windows with many pieces are merged into one extent, later (`merges`, by `reclaim`) or, if they get very many, at once.
 
 No window holds data beyond the file's size. When a truncation would have to remove very many windows, they stay for the background: the
 inode says from which window on (`cut`) and up to which epoch (`cut_epoch`, which the truncation began) they are gone, and they read as
@@ -133,7 +133,7 @@ class Files:
         plan = []
         for index, inside, done, part in cut(offset, length):
             found: Window | None = core.get(window_key(ino, index))
-            present = None if found is None or _is_cut(inode, index, found) else found
+            present = None if found is None or _is_cut(inode, index, found) else self._unpacked(found, inside, part)
             merged = self.content(present) if present is not None and len(present.pieces) >= MERGE_NOW else None
             chunk = whole if part == length else whole[done : done + part]
             plan.append((index, inside, chunk, found, present, merged))
@@ -153,6 +153,13 @@ class Files:
         if patches:
             core.after.append(lambda: _apply(patches))
         return new_inode
+
+    def _unpacked(self, window: Window, offset: int, length: int) -> Window:
+        """Return a window as it is before a write: a small one that stays small has its data at hand, wherever it is kept."""
+        end = offset + length
+        if not window.pieces or end > INLINE_MAX or end_of(window) > INLINE_MAX or (offset == 0 and end >= end_of(window)):
+            return window
+        return Window(window.birth, bytes(self.content(window)))
 
     def _written(
         self, offset: int, chunk: memoryview, old: Window | None, merged: bytearray | None, patches: list[Patch], constant: bool
@@ -216,6 +223,8 @@ class Files:
         """
         core = self._core
         key = window_key(ino, index)
+        if new.inline:
+            core.packer.note(key, new)
         if old is None:
             core.volume.put(key, new)
             if shared:

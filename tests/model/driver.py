@@ -42,6 +42,7 @@ class Difference(AssertionError):
 LIMITS: list[dict[str, int]] = [
     {},
     {"files.MERGE_ABOVE": 2, "files.MERGE_NOW": 4},
+    {"packing.ABOVE": 0, "packing.FEWEST": 1, "packing.MOST": 3, "packing.PACK": 6000},
     {"files.REMOVE_NOW": 0, "reclaim.STEP": 1},
     {
         "files.MERGE_ABOVE": 1,
