@@ -34,6 +34,7 @@ class Job:
 
 JOBS = (
     Job("model", "tools.soak_model", "random operations, on a namespace and on a model of it"),
+    Job("mount model", "tests.model.mount_run", "random operations, on a mount and on ext4"),
     Job("kill", "tests.crash.kill", "the daemon is killed under writers"),
     Job("power cut", "tests.crash.powercut", "the disk loses what was not flushed"),
     Job("commit points", "tests.crash.commit_points", "the daemon stops at each step of a commit"),
