@@ -271,6 +271,14 @@ class Side:
         times = set_or_now(facts.st_atime_ns), set_or_now(facts.st_mtime_ns)
         return f"{facts.st_mode:o}", facts.st_nlink, facts.st_uid, facts.st_gid, facts.st_rdev, size, *times
 
+    def attributes(self, operation: Operation) -> dict[str, bytes]:
+        """Return the extended attributes of what an operation is about."""
+        target = self.open.get(operation[3], -1) if operation[0].startswith("fd_") else self.path(operation[3])
+        try:
+            return {name: os.getxattr(target, name) for name in os.listxattr(target)}
+        except (OSError, TypeError):
+            return {}
+
     def times(self, operation: Operation) -> dict[Any, tuple[int, int, int]]:
         """Return (inode, mtime, ctime) of what an operation names, of the directories above, and of what it has open."""
         found: dict[Any, tuple[int, int, int]] = {}
