@@ -40,7 +40,7 @@ ROOT_INO = 1
 WINDOW = 1 << 20
 """Bytes of a file that one Window record maps, and the most plaintext that one extent holds."""
 INLINE_MAX = 4096
-"""A window whose data ends within this many bytes is kept inside its record."""
+"""A window whose data ends within this many bytes is kept inside its record, or shares an extent with other such windows."""
 
 COUNTER_INO = b"Cino"
 COUNTER_EPOCH = b"Cepoch"
