@@ -13,13 +13,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.places import open_temporary
 
 DEADLINE = 60.0
 KEY = bytes(range(32))
@@ -201,7 +202,7 @@ def on_terminal(bench: Bench, answers: list[bytes], *arguments: str | Path) -> t
 @pytest.fixture
 def bench() -> Iterator[Bench]:
     """A bench; whatever it leaves mounted or running is taken away and fails the test."""
-    top = Path(tempfile.mkdtemp(prefix="anqfs-cli-"))
+    top = open_temporary("anqfs-cli-")
     made = Bench(top)
     try:
         yield made

@@ -75,7 +75,6 @@ def test_an_ordinary_user_mounts_a_store_of_their_own(bench: Bench) -> None:
 
     The daemon's memory and environment are not readable by other processes of the user either (it is not dumpable: /proc/PID is root's).
     """
-    os.chmod(bench.top, 0o755)
     environment = {**bench.environment, "TOP": str(bench.top), "PYTHON": sys.executable}
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", _AS_NOBODY],

@@ -162,4 +162,4 @@ def test_umount_tells_when_not_everything_could_be_stored(bench: Bench) -> None:
     assert done.returncode == 11
     assert "is unmounted, but" in done.stderr
     assert bench.json("check", bench.store, "--key-file", bench.key)["ok"] is True
-    subprocess.run(["umount", str(disk)], check=True, stdin=subprocess.DEVNULL)
+    subprocess.run(["umount", "-l", str(disk)], check=True, stdin=subprocess.DEVNULL)

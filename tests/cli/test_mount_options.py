@@ -6,8 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from tests.places import plain_temporary
 
 from .conftest import KEY, Bench
 
@@ -69,15 +73,21 @@ def test_a_pinned_root(bench: Bench) -> None:
 HELPER = shutil.which("mount.fuse3")
 
 
-def test_as_a_helper_of_mount_8(bench: Bench) -> None:
+@pytest.fixture
+def programs() -> Iterator[Path]:
+    """A directory for a program; mount(8) takes what is before the last dot of a type for the helper's name."""
+    made = plain_temporary("anqfs-bin-")
+    yield made
+    shutil.rmtree(made)
+
+
+def test_as_a_helper_of_mount_8(bench: Bench, programs: Path) -> None:
     """`mount -t fuse.anqfs` as fstab does it: mount.fuse3 runs `anqfs STORE MOUNTPOINT -o ...` through sh, without PATH.
 
     Here the type names the program by its path, because sh then looks for it in /usr/local/bin and the like only.
     """
     assert HELPER is not None, "install fuse3"
     bench.mkfs()
-    programs = bench.top / "bin"
-    programs.mkdir()
     script = programs / "anqfs"
     script.write_text(f'#!/bin/sh\nANQFS_RUNTIME_DIR="{bench.runtime}" exec "{sys.executable}" -m anqfs.cli.app "$@"\n')
     script.chmod(0o755)

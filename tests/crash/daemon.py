@@ -217,6 +217,12 @@ def writers(
             process.communicate()
 
 
+def have_begun(logs: list[Path], *words: bytes) -> bool:
+    """Tell whether each of these logs has a few acknowledgements, and one of them each of `words`."""
+    texts = [log.read_bytes() for log in logs if log.exists()]
+    return sum(text.count(b'"ack"') >= 3 for text in texts) == len(logs) and all(any(word in text for text in texts) for word in words)
+
+
 def end_writers(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
     """Tell the writers to stop after their current step, and return each one's (exit code, last words)."""
     for process in processes:

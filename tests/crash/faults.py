@@ -30,7 +30,7 @@ from anqfs.store.volume import Volume
 
 from . import commit_points, direct, judge, preload
 from .content import pattern
-from .daemon import Daemon, check_store, detach, end_orderly, eventually, make_store, writers
+from .daemon import Daemon, check_store, detach, end_orderly, eventually, have_begun, make_store, writers
 from .observe import Mounted
 from .preload import Kind
 
@@ -58,7 +58,7 @@ def commit_faults(directory: Path, *, seed: int, deadline: float, attempts: int)
     counts: Counts = collections.Counter()
     faults: list[str] = []
     for number in range(attempts):
-        if number and time.monotonic() > deadline:
+        if counts["commits failed"] and time.monotonic() > deadline:
             break
         place = directory / f"commit{number}"
         place.mkdir()
@@ -158,10 +158,10 @@ def daemon_fault(directory: Path, *, seed: int, counts: Counts, kind: DiskFault 
     return faults
 
 
-def drop_caches() -> None:
-    """Make the kernel forget what it can of files, so that the daemon is asked again."""
-    with open("/proc/sys/vm/drop_caches", "w") as file:
-        file.write("3")
+def forget(path: Path) -> None:
+    """Make the kernel forget a file's pages, so that the daemon is asked again."""
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _until_read_only(
@@ -172,6 +172,7 @@ def _until_read_only(
     for name in ("read later", "read by a reader"):
         _write_synced(daemon.mountpoint / name, data)
     with writers(2, daemon.mountpoint, directory, seed, "--sync-share", "0.5") as started:
+        eventually("the writers to begin", lambda: have_begun([directory / f"log{at}" for at in (1, 2)]))
         time.sleep(rng.uniform(0.1, 0.5))
         fault.arm(kinds, number, after=rng.randrange(30), sticky=True, partial=partial)
         eventually("the writers to fail", lambda: all(process.poll() is not None for process in started))
@@ -183,8 +184,8 @@ def _until_read_only(
             faults.append(f"writer {at} stopped without an error")
         elif failure["errno"] not in EXPECTED:
             faults.append(f"a writer got {errno.errorcode.get(failure['errno'])}: {failure['message']}")
-    drop_caches()
     for name in ("read later", "read by a reader"):
+        forget(daemon.mountpoint / name)
         if (daemon.mountpoint / name).read_bytes() != data:
             faults.append("after the failure an acknowledged file reads wrong")
     os.listdir(daemon.mountpoint / "w1")

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import judge
-from .daemon import CommandDaemon, Daemon, check_store, detach, end_orderly, make_store, writers
+from .daemon import CommandDaemon, Daemon, check_store, detach, end_orderly, eventually, have_begun, make_store, writers
 from .observe import Mounted
 
 KEPT_ROUNDS = 3
@@ -60,6 +60,9 @@ class Campaign:
         with writers(*place, *extra, first=number * 10, environment=self.daemon.environment) as started:
             remover = threading.Thread(target=self._remove, args=([h.writer for n in old for h in self.histories.pop(n)],))
             remover.start()
+            logs = [self.directory / f"log{number * 10 + at}" for at in range(self.writers)]
+            if number == 1 or self.rng.random() < 0.7:  # the others may be killed before a writer has done anything
+                eventually("the writers to begin", lambda: self._has_begun(started, logs))
             alive_until = time.monotonic() + self.rng.uniform(0.05, self.longest)
             while time.monotonic() < alive_until:
                 self._expect_alive(started)
@@ -73,7 +76,6 @@ class Campaign:
                 if process.wait(60) != 3:
                     self.faults.append(f"a writer ended in an unforeseen way: {process.stdout.read() if process.stdout else ''}")
             detach(self.daemon.mountpoint)
-        logs = [self.directory / f"log{number * 10 + at}" for at in range(self.writers)]
         self.histories[number] = [h for log in logs for h in judge.histories(judge.read_lines(log)).values()]
         for history in self.histories[number]:
             self.counts["steps"] += len(history.steps)
@@ -108,6 +110,10 @@ class Campaign:
         """Run the offline check."""
         self.faults += [f"check: {finding}" for finding in check_store(self.daemon.store, self.daemon.key_file)]
         self.counts["checks"] += 1
+
+    def _has_begun(self, started: list[subprocess.Popen[str]], logs: list[Path]) -> bool:
+        self._expect_alive(started)
+        return have_begun(logs, *([b'"snap"'] if self.commands else []))
 
     def _expect_alive(self, started: list[subprocess.Popen[str]]) -> None:
         for process in started:

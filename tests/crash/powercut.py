@@ -29,6 +29,8 @@ from .observe import Direct
 from .preload import Kind
 
 UNMOUNTED = {"w": 0, "unmounted": True}
+LEAST_CUTS = 25
+"""Cuts that are made however little time there is."""
 
 
 @dataclass
@@ -70,10 +72,14 @@ def record(directory: Path, *, seconds: float, seed: int, nosync: bool = False, 
     )
     with daemon:
         with writers(count, daemon.mountpoint, directory, seed, shared_log=log) as started:
-            limit = time.monotonic() + seconds
-            while time.monotonic() < limit and all(process.poll() is None for process in started):
+            rotations, limit = 0, time.monotonic() + seconds
+            while (time.monotonic() < limit or rotations < 2) and all(process.poll() is None for process in started):
                 time.sleep(0.2)
+                if rotations == 0 and not _have_acknowledged(log, count):
+                    limit = time.monotonic() + seconds
+                    continue
                 os.kill(daemon.pid, signal.SIGUSR1)  # a rotation: the superblock is replaced under the load
+                rotations += 1
             for code, words in end_writers(started):
                 if code != 0:
                     raise RuntimeError(f"a writer failed: {words}\n{daemon.log_tail()}")
@@ -82,6 +88,12 @@ def record(directory: Path, *, seconds: float, seed: int, nosync: bool = False, 
     with contextlib.closing(preload.Marks(log)) as marks:
         marks.append(UNMOUNTED)
     return recording
+
+
+def _have_acknowledged(log: Path, count: int) -> bool:
+    """Tell whether each of `count` writers has something to lose."""
+    marks = [json.loads(entry.data) for entry in preload.entries(log) if entry.kind == Kind.MARK]
+    return len({line["w"] for line in marks if "ack" in line}) == count
 
 
 def record_command(directory: Path, root: Path, key_file: Path, action: str) -> Recording:
@@ -131,7 +143,7 @@ def choose_cuts(recording: Recording, count: int, rng: random.Random) -> list[in
 
 
 def cut_and_judge(recording: Recording, directory: Path, *, deadline: float, seed: int, count: int, stop_at_fault: bool = False) -> Result:
-    """Walk the log, cut at `count` places (fewer when time runs out) and judge every rebuilt store."""
+    """Walk the log, cut at `count` places (when time runs out, at some of them) and judge every rebuilt store."""
     rng = random.Random(f"cuts {seed}")
     result = Result()
     simulated = disk.Disk(recording.root, recording.base, recording.objects)
@@ -150,7 +162,7 @@ def cut_and_judge(recording: Recording, directory: Path, *, deadline: float, see
                     histories.setdefault(line["w"], judge.History(line["w"])).add(line)
             else:
                 simulated.apply(entry)
-        if time.monotonic() > deadline and place != places[-1]:
+        if time.monotonic() > deadline and result.counts["cuts"] >= LEAST_CUTS and place != places[-1]:
             continue
         strategy = rng.choice([None, *disk.STRATEGIES])
         image = directory / "image"

@@ -28,7 +28,7 @@ def test_a_store_that_does_not_sync_is_caught(tmp_path: Path) -> None:
         recording = powercut.record(tmp_path, seconds=1.0, seed=1, nosync=True)
     finally:
         detach(tmp_path / "mount")
-    result = powercut.cut_and_judge(recording, tmp_path, deadline=time.monotonic() + 60, seed=1, count=30, stop_at_fault=True)
+    result = powercut.cut_and_judge(recording, tmp_path, deadline=time.monotonic() + 60, seed=1, count=60, stop_at_fault=True)
     assert result.counts["barriers"] == 0
     assert result.faults, "no loss was found although nothing was ever synced"
 

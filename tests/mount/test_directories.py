@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mounted import Mount, libc
+from mounted import Mount, libc, until
 
 MANY = int(os.environ.get("ANQFS_TEST_ENTRIES", "20000"))
 """Entries of the large directory; the soak runs this file with 1,000,000."""
@@ -93,12 +93,15 @@ def test_rewinding_shows_what_is_there_now(shared_mount: Mount) -> None:
 
 
 def test_a_listing_brings_the_attributes_along(many: Path, mount: Mount) -> None:
-    """`ls -l` after a listing asks the daemon nothing more."""
+    """`ls -l` after a listing asks the daemon nothing more. A kernel that needs memory may forget in between: then once more."""
+    until(lambda: _requests_of_a_long_listing(many, mount) <= 4, "the attributes come along")
+
+
+def _requests_of_a_long_listing(directory: Path, mount: Mount) -> int:
     mount.remount()
-    names = os.listdir(many)
+    names = os.listdir(directory)
     before = mount.ask("facts")["requests"]
     for name in names[:1000]:
-        os.lstat(many / name)
+        os.lstat(directory / name)
     after = mount.ask("facts")["requests"]
-    assert after.get("lookup", 0) - before.get("lookup", 0) <= 100
-    assert after.get("getattr", 0) - before.get("getattr", 0) <= 100
+    return sum(after.get(kind, 0) - before.get(kind, 0) for kind in ("lookup", "getattr"))

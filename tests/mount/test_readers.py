@@ -32,6 +32,12 @@ class Disk:
         pieces = [(window, 0, MIB, 1) for window in range(offset // MIB, -(-end // MIB))]
         return [piece for piece in pieces if piece not in self.fetched]
 
+    def read_in(self, pieces: list[readers.Piece]) -> None:
+        """The kernel is asked to read, and takes its time."""
+
+    def extent_is_warm(self, extent: int, offset: int, length: int) -> bool:
+        return (extent, offset, length, 1) in self.fetched
+
     def fetch(self, pieces: list[readers.Piece]) -> None:
         with self.lock:
             self.running += 1
