@@ -22,6 +22,8 @@ class Job:
     name: str
     module: str
     about: str
+    weight: int = 1
+    """Its part of the time, beside the others' weights."""
 
     def command(self, seconds: int, seed: int) -> list[str]:
         """Return the command that tries for about `seconds` seconds, beginning with this seed."""
@@ -35,7 +37,7 @@ class Job:
 JOBS = (
     Job("model", "tools.soak_model", "random operations, on a namespace and on a model of it"),
     Job("mount model", "tests.model.mount_run", "random operations, on a mount and on ext4"),
-    Job("kill", "tests.crash.kill", "the daemon is killed under writers"),
+    Job("kill", "tests.crash.kill", "the daemon is killed under writers", weight=8),
     Job("power cut", "tests.crash.powercut", "the disk loses what was not flushed"),
     Job("commit points", "tests.crash.commit_points", "the daemon stops at each step of a commit"),
     Job("disk faults", "tests.crash.faults", "a full or failing disk"),

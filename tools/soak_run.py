@@ -28,7 +28,7 @@ from soak_jobs import JOBS, Job, Outcome, read_outcome
 
 PROJECT = Path(__file__).resolve().parent.parent
 LONGEST = 300
-"""Seconds that a job runs before it is the next one's turn."""
+"""Seconds that a job of weight 1 runs before it is the next one's turn."""
 SHORTEST = 5
 GRACE = 240
 """Seconds that a job may overrun: the last round and its checks are finished, not cut."""
@@ -45,10 +45,10 @@ class Tally:
     faults: list[str] = field(default_factory=list)
 
 
-def plan(seconds: float, jobs: int) -> tuple[int, int]:
-    """Return (rounds, seconds for each job in a round) that fill a time."""
-    rounds = max(1, -(-int(seconds) // (jobs * LONGEST)))
-    return rounds, max(SHORTEST, int(seconds / (rounds * jobs)))
+def plan(seconds: float, weight: int) -> tuple[int, float]:
+    """Return (rounds, seconds for each unit of weight in a round) that fill a time. `weight` is that of all jobs."""
+    rounds = max(1, -(-int(seconds) // (weight * LONGEST)))
+    return rounds, seconds / (rounds * weight)
 
 
 def run_job(job: Job, seconds: int, seed: int, console: Console) -> Outcome:
@@ -101,14 +101,14 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 def soak(jobs: list[Job], seconds: float, seed: int, console: Console) -> list[Tally]:
     """Run all jobs in turn; a job that found a fault is not run again, the others go on."""
     tallies = [Tally(job) for job in jobs]
-    rounds, share = plan(seconds, len(jobs))
+    rounds, share = plan(seconds, sum(job.weight for job in jobs))
     deadline = time.monotonic() + seconds
     for number in range(rounds):
         for tally in tallies:
             left = int(deadline - time.monotonic())
             if tally.faults or (tally.runs and left < SHORTEST):
                 continue
-            used = max(SHORTEST, min(share, left))
+            used = max(SHORTEST, min(int(share * tally.job.weight), left))
             console.print(f"round {number + 1}/{rounds}: {tally.job.name}, {used} s: {tally.job.about}", markup=False, soft_wrap=True)
             outcome = run_job(tally.job, used, seed + number * 1000, console)
             tally.runs += 1

@@ -53,8 +53,8 @@ def test_counts_are_kinds_only() -> None:
     assert read_outcome(0, '{"part": "x", "seed": 4, "faults": 0, "kills": 3, "ok": true}').counts == {"kills": 3}
 
 
-@pytest.mark.parametrize(("seconds", "rounds", "share"), [(60, 1, 15), (1200, 1, 300), (1300, 2, 162), (4, 1, 5)])
-def test_rounds_fill_the_time(seconds: int, rounds: int, share: int) -> None:
+@pytest.mark.parametrize(("seconds", "rounds", "share"), [(60, 1, 15), (1200, 1, 300), (1300, 2, 162.5), (4, 1, 1)])
+def test_rounds_fill_the_time(seconds: int, rounds: int, share: float) -> None:
     assert soak_run.plan(seconds, 4) == (rounds, share)
 
 
