@@ -234,7 +234,7 @@ class Service:
         self._existing(request.snapshot)
         await self._session.flush()
         self._jobs.must_be_free("restore")
-        work = Restore(self._namespace, request.snapshot, path, destination)
+        work = Restore(self._namespace, request.snapshot, path, destination, self._session.is_known)
         changes: list[tuple[int, bytes | None]] = []
 
         async def step() -> bool:
@@ -247,6 +247,9 @@ class Service:
                 raise
             self._session.changed()
             changes.extend(work.take_changes())
+            wish = work.take_wish()
+            if wish is not None and not self._is_gone():
+                await self._session.let_go(wish)
             if len(changes) >= _FORGET_AT:
                 await self._forget(changes)
                 changes.clear()

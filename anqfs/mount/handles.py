@@ -29,12 +29,14 @@ class Handles:
         self._files: dict[int, Handle] = {}
         self._last = 0
         self._writers: dict[int, int] = {}
+        self._opened: dict[int, int] = {}
 
     def open(self, node: int, flags: int, uid: int) -> int:
         """Enter an opened file and return its handle. `flags` as in open(2)."""
         self._last += 1
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         self._files[self._last] = Handle(node, writable, uid == 0)
+        self._opened[node] = self._opened.get(node, 0) + 1
         if writable:
             self._writers[node] = self._writers.get(node, 0) + 1
         return self._last
@@ -48,14 +50,21 @@ class Handles:
     def release(self, number: int) -> None:
         """Forget a handle."""
         handle = self._files.pop(number)
-        if not handle.writable:
-            return
-        left = self._writers[handle.node] - 1
-        if left:
-            self._writers[handle.node] = left
-        else:
-            del self._writers[handle.node]
+        _take_one(self._opened, handle.node)
+        if handle.writable:
+            _take_one(self._writers, handle.node)
+
+    def is_open(self, node: int) -> bool:
+        """Tell whether anybody has a node open."""
+        return node in self._opened
 
     def written(self) -> set[int]:
         """Return the nodes open for writing: only they can have dirty pages in the kernel."""
         return set(self._writers)
+
+
+def _take_one(counts: dict[int, int], node: int) -> None:
+    if counts[node] > 1:
+        counts[node] -= 1
+    else:
+        del counts[node]

@@ -8,8 +8,8 @@ wait for requests that only our own loop can answer:
 - an inode's invalidation: its attributes and pages are dropped, dirty ones written back first.
 - short timeouts instead of all this on names, where the kernel is too old for the first one (`names_may_stay`).
 
-One thing cannot be had: with the writeback cache the kernel goes by its own idea of a regular file's size for as long as somebody has
-that file open. Who restores over an open file must make a new inode, or the reader must open it again.
+One thing cannot be had: with the writeback cache the kernel goes by its own idea of a regular file's size and times for as long as it
+knows the inode: while somebody has the file open, mapped or held with O_PATH. So a restore gives what is still known a new inode.
 """
 
 from __future__ import annotations
@@ -40,10 +40,14 @@ class Invalidation:
         """Forget all names, these entries with what is below them, and these nodes' attributes and pages. Not on the trio thread."""
         if self.names_may_stay:
             os.write(self._descriptor, _INC_EPOCH)
-        for parent, name in entries:
-            _known(pyfuse3.invalidate_entry, parent, name)
+        self.forget_names(entries)
         for node in nodes:
             _known(pyfuse3.invalidate_inode, node)
+
+    def forget_names(self, entries: Iterable[tuple[int, bytes]]) -> None:
+        """Forget these (parent node, name) alone, with what they lead to unless it is in use. Not on the trio thread."""
+        for parent, name in entries:
+            _known(pyfuse3.invalidate_entry, parent, name)
 
 
 def _known(invalidate: Callable[..., None], *arguments: object) -> None:

@@ -40,6 +40,9 @@ MAX_TASKS = 32
 SWITCH_INTERVAL = 0.0005
 """Seconds another thread may hold the interpreter while the trio thread wants it. Python's 5 ms would be 200 requests."""
 
+LET_GO_SECONDS = 0.05
+"""How long the kernel's word that it has forgotten an inode is waited for. It takes a fraction of a millisecond, if it comes."""
+
 
 @dataclass(frozen=True)
 class MountOptions:
@@ -107,6 +110,19 @@ class Session:
             nodes = list(self.namespace.core.held)
             entries = [(1, name) for name, *_ in self.namespace.readdir(1, 0)]
         await trio.to_thread.run_sync(self.invalidation, list(nodes or ()), list(entries or ()))
+
+    def is_known(self, node: int) -> bool:
+        """Tell whether the kernel knows a live inode: it goes by its own idea of a file's size, pages and times for as long as it does."""
+        return node in self.namespace.core.held
+
+    async def let_go(self, node: int) -> None:
+        """Make the kernel forget an inode and wait until it has, for a moment: whatever is in use it does not forget."""
+        if self.invalidation is None or self.operations.handles.is_open(node):
+            return
+        await trio.to_thread.run_sync(self.invalidation.forget_names, self.namespace.names_of(node))
+        with trio.move_on_after(LET_GO_SECONDS):
+            while self.is_known(node) and not self.operations.handles.is_open(node):
+                await trio.sleep(0.0005)
 
     async def unmount(self, *, force: bool = False) -> None:
         """Take the mount away and return when it is gone and all is durable.

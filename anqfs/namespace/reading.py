@@ -279,6 +279,13 @@ class Reading:
             ino = parent
         return b"/" + b"/".join(reversed(names))
 
+    def names_of(self, ino: int) -> list[tuple[int, bytes]]:
+        """Return all live names of an inode as (directory, name); none when it is gone."""
+        inode: Inode | None = self.core.get(inode_key(ino))
+        links = () if inode is None else inode.links
+        found = [(parent, self.core.get(dirent_key(parent, name_hash))) for parent, name_hash in links]
+        return [(parent, dirent.name) for parent, dirent in found if dirent is not None]
+
     def _path_or_none(self, ino: int) -> bytes | None:
         try:
             return self.path_of(ino)

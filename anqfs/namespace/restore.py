@@ -12,6 +12,10 @@ Two walks over the snapshot's tree, each depth first with one frame for each lev
 2. *clear*: live names that the snapshot does not have are removed, the directory of things put aside with them, and each directory gets
    its attributes and, as its last change, its times.
 
+A changed file that is in use (`in_use`: the kernel keeps its own idea of the size, pages and times of what it knows) is not touched: a
+new inode takes over its names, as when a program writes a new version and renames it. First whoever keeps it is asked to let go of it
+(`take_wish`), so that only what a program really has open is replaced.
+
 An inode that also has a name outside the place is kept only if nothing about it changed; otherwise the restored names get an inode of
 their own, so that nothing outside the place changes (and undoing does not join them again). Change times are those of the restore:
 nobody can set them. Others may change the tree meanwhile: the restore goes on, and what they make in restored places later may stay.
@@ -20,17 +24,17 @@ nobody can set them. Others may change the tree meanwhile: the restore goes on, 
 from __future__ import annotations
 
 import errno
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from stat import S_IFDIR, S_IFMT, S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING
 
 from anqfs.errors import FilesystemError, NoSpace, NotFound
 from anqfs.namespace import restore_steps
-from anqfs.namespace.core import ROOT_CALLER, check_new_name
-from anqfs.namespace.nodes import ino_of, view_of
+from anqfs.namespace.core import ROOT_CALLER
+from anqfs.namespace.restore_place import Finder, Place
 from anqfs.namespace.restore_steps import Frame, Steps, Then
-from anqfs.store.schema import ROOT_INO, Dirent, Inode, Snapshot, usage_key
+from anqfs.store.schema import Dirent, Inode, Snapshot
 
 if TYPE_CHECKING:
     from anqfs.namespace.namespace import Namespace
@@ -54,26 +58,25 @@ class Progress:
     """Files and directories that the snapshot has below the path, if it is known."""
 
 
-@dataclass
-class _Place:
-    """Where the restored thing goes. `top` is the live directory that is made equal, None when everything is made anew."""
-
-    parent: int
-    name: bytes
-    live: int | None
-    top: int | None
-
-
 class Restore:
     """One restore in progress.
 
     Arguments: `snapshot` is a number, `path` the place in it (b"" is all of it), `destination` (live directory node, new name), or None
-    for in place. Raises NotFound, and FilesystemError for a destination that cannot be; nothing is changed then. In place, the
-    `before_restore` snapshot is taken here; raises what that raises.
+    for in place; `in_use` tells whether somebody keeps what it knows of an inode's content. Raises NotFound, and FilesystemError for a
+    destination that cannot be; nothing is changed then. In place, the `before_restore` snapshot is taken here; raises what that raises.
     """
 
-    def __init__(self, namespace: Namespace, snapshot: int, path: bytes = b"", destination: tuple[int, bytes] | None = None) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        snapshot: int,
+        path: bytes = b"",
+        destination: tuple[int, bytes] | None = None,
+        in_use: Callable[[int], bool] = lambda ino: False,
+    ) -> None:
         self.namespace = namespace
+        self._in_use = in_use
+        self._wish: int | None = None
         self.progress = Progress()
         self.before: Snapshot | None = None
         self._changes: list[tuple[int, bytes | None]] = []
@@ -81,7 +84,6 @@ class Restore:
         if found is None:
             raise NotFound(f"there is no snapshot {snapshot}")
         self._number = snapshot
-        self._snapshot = found
         self._then = Then(namespace, found)
         self._steps = Steps(namespace, self._then)
         self._made: dict[int, int] = {}
@@ -91,10 +93,11 @@ class Restore:
         self._aside: int | None = None
         self._aside_count = 0
         parts = [part for part in path.split(b"/") if part]
-        self._source, self._old = self._find_source(parts)
-        self._place = self._place_in_live_tree(parts) if destination is None else self._place_beside(destination)
+        finder = Finder(namespace, found, self._then, self._steps)
+        self._source, self._old = finder.source(parts)
+        self._place = finder.in_live_tree(parts, self._old) if destination is None else finder.beside(destination)
         self._source_root = self._source
-        self.progress.total = self._count_total()
+        self.progress.total = finder.total(self._source, self._old)
         if destination is None:
             self._take_before_restore()
         self._tasks = self._run()
@@ -115,7 +118,14 @@ class Restore:
                 raise NoSpace(f"the restore stopped part-way: {error}{self._undo_hint()}") from error
             except FilesystemError as error:
                 raise FilesystemError(error.errno, f"the restore stopped part-way: {error}{self._undo_hint()}") from error
+            if self._wish is not None:
+                break
         return True
+
+    def take_wish(self) -> int | None:
+        """Return the inode in use that its keeper should let go of, if it can, before the next step; None when there is none."""
+        wish, self._wish = self._wish, None
+        return wish
 
     def take_changes(self) -> list[tuple[int, bytes | None]]:
         """Return what changed since the last call, for the kernel's caches: (directory, name) of entries, (inode, None) of inodes."""
@@ -128,58 +138,6 @@ class Restore:
         if self.before is None:
             return ""
         return f"; restore snapshot {self.before.id}_{BEFORE_RESTORE.decode()} to undo what was done"
-
-    def _find_source(self, parts: list[bytes]) -> tuple[int, Inode]:
-        ino, inode = self._snapshot.root, self._then.inode(self._snapshot.root)
-        for part in parts:
-            dirent = self._then.dirent(ino, self._hash(part)) if inode is not None and S_ISDIR(inode.mode) else None
-            if dirent is None or dirent.name != part:
-                raise NotFound(f"snapshot {self._number} has no {_shown(b'/'.join(parts))}")
-            ino, inode = dirent.ino, self._then.inode(dirent.ino)
-        if inode is None:
-            raise NotFound(f"snapshot {self._number} lacks inode {ino}")
-        return ino, inode
-
-    def _place_beside(self, destination: tuple[int, bytes]) -> _Place:
-        node, name = destination
-        if view_of(node):
-            raise FilesystemError(errno.EROFS, "the destination is in a snapshot")
-        parent, _ = self.namespace.core.writable_directory(node)
-        check_new_name(name)
-        if self._steps.dirent(parent, self._hash(name)) is not None:
-            raise FilesystemError(errno.EEXIST, "the destination exists")
-        return _Place(ino_of(parent), name, None, None)
-
-    def _place_in_live_tree(self, parts: list[bytes]) -> _Place:
-        """Find the live place that the path in the snapshot stands for."""
-        root = self._snapshot.root
-        inode = self._steps.inode(root)
-        if inode is None or not self._steps.is_inside(root, ROOT_INO):
-            raise NotFound(f"the directory of snapshot {self._number} was removed: restore it beside instead")
-        if not parts:
-            return self._place_of_root(root, inode)
-        parent = root
-        for part in parts[:-1]:
-            found = self._steps.dirent(parent, self._hash(part))
-            if found is None or found.kind != S_IFDIR:
-                raise NotFound(f"the directory above {_shown(b'/'.join(parts))} was removed: restore it beside, or restore that first")
-            parent = found.ino
-        there = self._steps.dirent(parent, self._hash(parts[-1]))
-        live = None if there is None else there.ino
-        top = live if there is not None and there.kind == S_IFDIR and S_ISDIR(self._old.mode) else None
-        return _Place(parent, parts[-1], live, top)
-
-    def _place_of_root(self, root: int, inode: Inode) -> _Place:
-        if root == ROOT_INO:
-            return _Place(ROOT_INO, b"", root, root)
-        parent, name_hash = inode.links[0]
-        return _Place(parent, self._steps.name_of(parent, name_hash), root, root)
-
-    def _count_total(self) -> int | None:
-        if not S_ISDIR(self._old.mode):
-            return 1
-        usage = self.namespace.core.versions.at(usage_key(self._source), self._then.epoch)
-        return 1 if usage is None else 1 + int(usage.files + usage.directories + usage.symlinks + usage.others)
 
     def _take_before_restore(self) -> None:
         place = self._place
@@ -206,7 +164,7 @@ class Restore:
         else:
             yield from self._restore_file(place)
 
-    def _restore_file(self, place: _Place) -> Tasks:
+    def _restore_file(self, place: Place) -> Tasks:
         """Restore a single thing that is no directory; an unlike one at its place is replaced by it in one operation."""
         live = None if place.live is None else self._steps.inode(place.live)
         same = live is not None and place.live == self._source and S_IFMT(live.mode) == S_IFMT(self._old.mode)
@@ -391,19 +349,64 @@ class Restore:
     # ----------------------------------------------------------------- single
 
     def _fill(self, ino: int, source: int, old: Inode) -> Tasks:
-        """Make data and attributes of something that is no directory equal to what they were."""
-        if S_ISREG(old.mode) and self._steps.data_differs(ino, source, old):
-            following: int | None = 0
-            while following is not None:
-                if self._steps.inode(ino) is None:
-                    return  # somebody removed it meanwhile
-                following, done = self._steps.set_data(ino, source, old, following)
-                self.progress.bytes += done
-                self._changes.append((ino, None))
-                yield
+        """Make data and attributes of something that is no directory equal to what they were.
+
+        Between the question whether a file is in use and its change there is no yield, nor within the change of one that is not huge.
+        """
+        if S_ISREG(old.mode):
+            used = ino == source and (yield from self._stays_in_use(ino, old))
+            before = self._steps.inode(ino)
+            in_one_go = used or (yield from self._set_data(ino, source, old))
+            if not in_one_go and self._steps.inode(ino) != before:  # somebody may have found it half done
+                used = yield from self._stays_in_use(ino, None)
+            if used:
+                yield from self._replace(ino, source, old)
         self._set_attributes(ino, source, old, True)
         self.progress.files += 1
         yield
+
+    def _set_data(self, ino: int, source: int, old: Inode) -> Generator[None, None, bool]:
+        """Make a file's data equal; returns whether nobody could look in between."""
+        following: int | None = 0 if self._steps.data_differs(ino, source, old) else None
+        in_one_go = True
+        while following is not None:
+            following, done = self._steps.set_data(ino, source, old, following)
+            self.progress.bytes += done
+            self._changes.append((ino, None))
+            if following is not None:
+                in_one_go = False
+                yield
+                if self._steps.inode(ino) is None:
+                    break  # somebody removed it meanwhile
+        return in_one_go
+
+    def _stays_in_use(self, ino: int, old: Inode | None) -> Generator[None, None, bool]:
+        """Tell whether a file that will change (to `old`; None: that did) is in use, even after its keeper was asked to let go of it."""
+        if self._steps.inode(ino) is None or not self._in_use(ino) or (old is not None and self._steps.unchanged(ino, old)):
+            return False
+        self._wish = ino
+        yield
+        return self._steps.inode(ino) is not None and self._in_use(ino)
+
+    def _replace(self, ino: int, source: int, old: Inode) -> Tasks:
+        """Let a new inode take over the names of one that is in use, which whoever has it open keeps as it is."""
+        parent = self.namespace.core.inode(ino).links[0][0]
+        name = self._free_name(parent)
+        made = self._make(parent, name, old)
+        yield from self._set_data(made, source, old)
+        self._set_attributes(made, source, old, True)
+        live = self._steps.inode(ino)
+        for link in () if live is None else live.links:
+            if self._place.top is not None and not self._steps.is_inside(link[0], self._place.top):
+                continue
+            if self._steps.dirent(parent, self._hash(name)) is None:
+                parent, name = link[0], self._free_name(link[0])
+                self.namespace.link(made, parent, name)
+            self._rename(parent, name, link[0], self._steps.name_of(*link), 0)
+        self._changes.append((ino, None))
+        if old.nlink > 1:
+            self._made[source] = made
+        yield from self._remove(parent, name)
 
     def _make(self, parent: int, name: bytes, old: Inode) -> int:
         self._changes.append((parent, name))
@@ -427,7 +430,3 @@ class Restore:
             if self._steps.dirent(parent, self._hash(name)) is None and self._then.dirent(source, self._hash(name)) is None:
                 return name
         raise FilesystemError(errno.EEXIST, "no name is free for what is in the way")
-
-
-def _shown(path: bytes) -> str:
-    return path.decode("utf-8", "backslashreplace")
