@@ -17,7 +17,7 @@ from typing import Any
 from tests.mount.mounted import Mount, libc
 
 from .mount_operations import Chooser
-from .mount_sides import OLD, SKIPPED, TICK, Facts, Operation, Side, moved, wait_for_a_later_time
+from .mount_sides import LATENESS, OLD, SKIPPED, Facts, Operation, Side, moved, wait_for_a_later_time
 
 TREE_EVERY = 12
 TIMES_EVERY = 3
@@ -226,7 +226,7 @@ def compare(what: str, got: dict[bytes, Facts], wanted: dict[bytes, Facts]) -> N
 
 def equal(name: str, a: Any, b: Any) -> bool:
     """Compare; two times that clocks gave are equal if the one may be the other, taken from the clock that goes in ticks."""
-    return a == b or (name.endswith("time") and a >= OLD and b >= OLD and abs(a - b) < TICK)
+    return a == b or (name.endswith("time") and a >= OLD and b >= OLD and abs(a - b) < LATENESS)
 
 
 def shorten(value: Any) -> str:

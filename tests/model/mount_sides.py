@@ -25,8 +25,8 @@ Operation = tuple[Any, ...]
 LONGEST = 1 << 20
 OLD = 10**18
 """Times that are set are below this many nanoseconds after 1970; what the clock says is above."""
-TICK = 20_000_000
-"""Nanoseconds by which a clock that goes in ticks may be behind, with room to spare."""
+LATENESS = 1_000_000_000
+"""Nanoseconds that may pass between a change in the kernel, which may keep its time for itself, and the same in the daemon."""
 CLOCK_REALTIME_COARSE = 5
 """The clock from which the kernel takes file times, which goes in ticks."""
 
