@@ -247,9 +247,9 @@ class Service:
                 raise
             self._session.changed()
             changes.extend(work.take_changes())
-            wish = work.take_wish()
-            if wish is not None and not self._is_gone():
-                await self._session.let_go(wish)
+            wishes = work.take_wishes()
+            if wishes:
+                await self._tell_kernel(lambda: self._session.let_go(wishes))
             if len(changes) >= _FORGET_AT:
                 await self._forget(changes)
                 changes.clear()
@@ -267,12 +267,18 @@ class Service:
 
     async def _forget(self, changes: list[tuple[int, bytes | None]]) -> None:
         """Make the kernel forget what it keeps of these inodes (inode, None) and names (directory, name)."""
-        if not changes or self._is_gone():
+        if not changes:
             return
         nodes = dict.fromkeys(node for node, _ in changes)
         names = dict.fromkeys((node, name) for node, name in changes if name is not None)
+        await self._tell_kernel(lambda: self._session.invalidate(nodes, names))
+
+    async def _tell_kernel(self, tell: Callable[[], Awaitable[None]]) -> None:
+        """Tell the kernel to forget something, unless the mount is gone or goes meanwhile."""
+        if self._is_gone():
+            return
         try:
-            await self._session.invalidate(nodes, names)
+            await tell()
         except OSError as error:
             if not self._is_gone():
                 raise

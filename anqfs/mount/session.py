@@ -115,13 +115,16 @@ class Session:
         """Tell whether the kernel knows a live inode: it goes by its own idea of a file's size, pages and times for as long as it does."""
         return node in self.namespace.core.held
 
-    async def let_go(self, node: int) -> None:
-        """Make the kernel forget an inode and wait until it has, for a moment: whatever is in use it does not forget."""
-        if self.invalidation is None or self.operations.handles.is_open(node):
+    async def let_go(self, nodes: Iterable[int]) -> None:
+        """Make the kernel forget inodes and wait until it has, for a moment: whatever is in use it does not forget."""
+        is_open = self.operations.handles.is_open
+        waiting = [node for node in nodes if not is_open(node)]
+        if self.invalidation is None or not waiting:
             return
-        await trio.to_thread.run_sync(self.invalidation.forget_names, self.namespace.names_of(node))
+        names = [name for node in waiting for name in self.namespace.names_of(node)]
+        await trio.to_thread.run_sync(self.invalidation.forget_names, names)
         with trio.move_on_after(LET_GO_SECONDS):
-            while self.is_known(node) and not self.operations.handles.is_open(node):
+            while waiting := [node for node in waiting if self.is_known(node) and not is_open(node)]:
                 await trio.sleep(0.0005)
 
     async def unmount(self, *, force: bool = False) -> None:

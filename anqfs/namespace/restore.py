@@ -14,7 +14,7 @@ Two walks over the snapshot's tree, each depth first with one frame for each lev
 
 A changed file that is in use (`in_use`: the kernel keeps its own idea of the size, pages and times of what it knows) is not touched: a
 new inode takes over its names, as when a program writes a new version and renames it. First whoever keeps it is asked to let go of it
-(`take_wish`), so that only what a program really has open is replaced.
+(`take_wishes`), so that only what a program really has open is replaced.
 
 An inode that also has a name outside the place is kept only if nothing about it changed; otherwise the restored names get an inode of
 their own, so that nothing outside the place changes (and undoing does not join them again). Change times are those of the restore:
@@ -76,7 +76,8 @@ class Restore:
     ) -> None:
         self.namespace = namespace
         self._in_use = in_use
-        self._wish: int | None = None
+        self._wishes: list[int] = []
+        self._frame: Frame | None = None
         self.progress = Progress()
         self.before: Snapshot | None = None
         self._changes: list[tuple[int, bytes | None]] = []
@@ -118,14 +119,14 @@ class Restore:
                 raise NoSpace(f"the restore stopped part-way: {error}{self._undo_hint()}") from error
             except FilesystemError as error:
                 raise FilesystemError(error.errno, f"the restore stopped part-way: {error}{self._undo_hint()}") from error
-            if self._wish is not None:
+            if self._wishes:
                 break
         return True
 
-    def take_wish(self) -> int | None:
-        """Return the inode in use that its keeper should let go of, if it can, before the next step; None when there is none."""
-        wish, self._wish = self._wish, None
-        return wish
+    def take_wishes(self) -> list[int]:
+        """Return inodes in use that their keeper should let go of, if it can, before the next step."""
+        wishes, self._wishes = self._wishes, []
+        return wishes
 
     def take_changes(self) -> list[tuple[int, bytes | None]]:
         """Return what changed since the last call, for the kernel's caches: (directory, name) of entries, (inode, None) of inodes."""
@@ -192,6 +193,7 @@ class Restore:
             if entry is None or self._steps.inode(frame.live) is None:  # at its end, or somebody removed it meanwhile
                 frames.pop()
                 continue
+            self._frame = frame
             name_hash, dirent = entry
             old = self._then.inode(dirent.ino)
             if old is None:
@@ -384,7 +386,8 @@ class Restore:
         """Tell whether a file that will change (to `old`; None: that did) is in use, even after its keeper was asked to let go of it."""
         if self._steps.inode(ino) is None or not self._in_use(ino) or (old is not None and self._steps.unchanged(ino, old)):
             return False
-        self._wish = ino
+        ahead = [] if self._frame is None else self._frame.files_ahead()
+        self._wishes = [ino, *filter(self._in_use, ahead)]  # what comes next is asked for too, so that few steps wait
         yield
         return self._steps.inode(ino) is not None and self._in_use(ino)
 

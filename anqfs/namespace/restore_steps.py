@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from heapq import merge
 from itertools import islice
-from stat import S_IFMT, S_ISDIR, S_ISLNK, S_ISREG
+from stat import S_IFMT, S_IFREG, S_ISDIR, S_ISLNK, S_ISREG
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -107,6 +107,10 @@ class Frame:
             self._after = entries[-1][0] if entries else b""
             self._ahead = entries[::-1]
         return self._ahead.pop() if self._ahead else None
+
+    def files_ahead(self) -> list[int]:
+        """Return the inodes of the regular files among the next names."""
+        return [dirent.ino for _, dirent in self._ahead if dirent.kind == S_IFREG]
 
 
 class Steps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -45,48 +46,55 @@ def assert_restored(path: Path) -> None:
         assert stream.seek(0, os.SEEK_END) == len(OLD)
 
 
-@pytest.mark.parametrize("kind", LATER)
-@pytest.mark.parametrize("part", [(), ("--path", "f")], ids=["whole", "one file"])
-def test_a_program_keeps_the_file_that_it_has_open(mounted: Bench, place: Path, kind: str, part: tuple[str, ...]) -> None:
-    path, later = place / "f", LATER[kind]
-    path.write_bytes(OLD)
-    os.utime(path, ns=(10**17, 10**17))
-    number = snapshot(mounted, place)
-    path.write_bytes(later)
-    with open(path, "r+b", buffering=0) as stream:
-        assert stream.read() == later
-        restore(mounted, number, *part)
-        assert os.fstat(stream.fileno()).st_size == len(later)
-        assert os.pread(stream.fileno(), len(later) + 1, 0) == later
-        assert_restored(path)
-        os.pwrite(stream.fileno(), b"written afterwards", 3)
-        os.fsync(stream.fileno())
-        assert_restored(path)
-        assert os.fstat(stream.fileno()).st_ino != path.stat().st_ino
-        assert os.fstat(stream.fileno()).st_nlink == 0
+def assert_kept(path: Path, descriptor: int, later: bytes) -> None:
+    """What is open is as it was, what is opened is restored, and nothing that is written to the one reaches the other."""
+    assert os.fstat(descriptor).st_size == len(later)
+    assert os.pread(descriptor, len(later) + 1, 0) == later
     assert_restored(path)
-    assert path.stat().st_mtime_ns == 10**17
-    assert os.listdir(place) == ["f"]
-    mounted.remount()
+    os.pwrite(descriptor, b"written afterwards", 3)
+    os.fsync(descriptor)
     assert_restored(path)
-    assert path.stat().st_mtime_ns == 10**17
+    assert os.fstat(descriptor).st_ino != path.stat().st_ino
+    assert os.fstat(descriptor).st_nlink == 0
 
 
-@pytest.mark.parametrize("kind", LATER)
-def test_a_file_that_is_only_looked_up_keeps_its_inode(mounted: Bench, place: Path, kind: str) -> None:
-    """Also one that is known by two names, of which only one is asked for again."""
-    for name in ("f", "g"):
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "file by file"])
+def test_programs_keep_the_files_that_they_have_open(mounted: Bench, place: Path, whole: bool) -> None:
+    for name in LATER:
         (place / name).write_bytes(OLD)
-    os.link(place / "g", place / "h")
+        os.utime(place / name, ns=(10**17, 10**17))
     number = snapshot(mounted, place)
-    for name in ("f", "g"):
-        (place / name).write_bytes(LATER[kind])
+    with ExitStack() as stack:
+        for name, later in LATER.items():
+            (place / name).write_bytes(later)
+            stream = stack.enter_context(open(place / name, "r+b", buffering=0))
+            assert stream.read() == later
+            stack.callback(assert_kept, place / name, stream.fileno(), later)
+        for more in [()] if whole else [("--path", name) for name in LATER]:
+            restore(mounted, number, *more)
+    for _ in range(2):
+        for name in LATER:
+            assert_restored(place / name)
+            assert (place / name).stat().st_mtime_ns == 10**17
+        assert sorted(os.listdir(place)) == sorted(LATER)
+        mounted.remount()
+
+
+def test_files_that_are_only_looked_up_keep_their_inodes(mounted: Bench, place: Path) -> None:
+    """Also those that are known by two names, of which only one is asked for again."""
+    for name in LATER:
+        (place / name).write_bytes(OLD)
+        os.link(place / name, place / f"{name}-too")
+    number = snapshot(mounted, place)
+    for name, later in LATER.items():
+        (place / name).write_bytes(later)
         os.chmod(place / name, 0o600)
-    inodes = [(place / name).stat().st_ino for name in "fgh"]
+    names = sorted(os.listdir(place))
+    inodes = [(place / name).stat().st_ino for name in names]
     restore(mounted, number)
-    for name in "fgh":
+    for name in names:
         assert_restored(place / name)
-    assert [(place / name).stat().st_ino for name in "fgh"] == inodes
+    assert [(place / name).stat().st_ino for name in names] == inodes
 
 
 def test_an_open_file_that_did_not_change_keeps_its_inode(mounted: Bench, place: Path) -> None:
@@ -137,20 +145,25 @@ def test_pages_of_a_mapping_do_not_reach_the_restored_file(mounted: Bench, place
     assert_restored(place / "m")
 
 
-@pytest.mark.parametrize("kind", LATER)
-def test_a_file_that_is_held_without_being_open(mounted: Bench, place: Path, kind: str) -> None:
+def test_files_that_are_held_without_being_open(mounted: Bench, place: Path) -> None:
     """O_PATH tells the filesystem nothing, yet the kernel keeps the inode for it."""
-    (place / "f").write_bytes(OLD)
+    for name in LATER:
+        (place / name).write_bytes(OLD)
     number = snapshot(mounted, place)
-    (place / "f").write_bytes(LATER[kind])
-    descriptor = os.open(place / "f", os.O_PATH)
+    held = {}
+    for name, later in LATER.items():
+        (place / name).write_bytes(later)
+        held[name] = os.open(place / name, os.O_PATH)
     try:
         restore(mounted, number)
-        assert_restored(place / "f")
-        assert os.fstat(descriptor).st_size == len(LATER[kind])
+        for name, descriptor in held.items():
+            assert_restored(place / name)
+            assert os.fstat(descriptor).st_size == len(LATER[name])
     finally:
-        os.close(descriptor)
-    assert_restored(place / "f")
+        for descriptor in held.values():
+            os.close(descriptor)
+    for name in LATER:
+        assert_restored(place / name)
 
 
 def test_programs_keep_what_a_restore_removes(mounted: Bench, place: Path) -> None:

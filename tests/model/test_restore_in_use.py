@@ -82,10 +82,10 @@ def restored_over_files_in_use(run: Run, number: int, seed: int) -> tuple[int, i
         namespace.hold(node)
     before = {node: everything(namespace, node) for node in files}
     restore = Restore(namespace, number, in_use=uses(seed))
-    wishes: set[int | None] = set()
+    wishes: set[int] = set()
     while restore.step(1):
         run.now += 1
-        wishes.add(restore.take_wish())
+        wishes.update(restore.take_wishes())
     now, then = content(run), without_identity(run.real_tree(namespace.snapshot_node(number)))
     then[b""] = replace(then[b""], mtime=now[b""].mtime)  # shown there is when the snapshot was taken
     compare(f"snapshot {number}", now, then)
