@@ -153,10 +153,15 @@ class Run:
         self.pair.counts["trees"] += 1
 
     def finish(self) -> None:
-        """Compare everything once more, and drop the snapshots."""
+        """Compare everything once more, restore a snapshot, and drop all of them."""
         self.compare_trees()
+        if self.snapshots:
+            self.restore(*self.snapshots[0])
         self.special_remount()
-        self.compare_trees()
+        if self.snapshots:
+            compare("restored and remounted", without_time(self.here.tree(exact=True)), self.snapshots[0][1])
+        else:
+            self.compare_trees()
         while self.snapshots:
             self.special_drop_snapshot()
 
@@ -187,6 +192,17 @@ class Run:
         self.close_all()
         self.pair.mount.remount()
         self.compare_snapshots()
+
+    def restore(self, name: bytes, tree: dict[bytes, Facts]) -> None:
+        """Restore a snapshot in place: what is open stays as it is, the tree becomes what it was."""
+        before = self.here.contents()
+        answer = self.pair.mount.ask("restore", int(name.partition(b"_")[0]))
+        if answer is not None:
+            raise Difference(f"restore answers {answer}")
+        compare("restored", without_time(self.here.tree(exact=True)), tree)
+        if self.here.contents() != before:
+            raise Difference("a restore changes what is open")
+        self.pair.counts["restores"] += 1
 
     def special_kill(self) -> None:
         """Kill the daemon when all is durable."""

@@ -271,6 +271,17 @@ class Side:
         times = set_or_now(facts.st_atime_ns), set_or_now(facts.st_mtime_ns)
         return f"{facts.st_mode:o}", facts.st_nlink, facts.st_uid, facts.st_gid, facts.st_rdev, size, *times
 
+    def contents(self) -> dict[int, Any]:
+        """Return size and content of the regular files that are open, and of their mappings."""
+        found: dict[int, Any] = {}
+        for slot in filter(self.is_regular, self.open):
+            with open(f"/proc/self/fd/{self.open[slot]}", "rb") as stream:
+                data = stream.read()
+            view = self.maps.get(slot)
+            mapped = view[:] if view is not None and len(view) <= len(data) else b""
+            found[slot] = os.fstat(self.open[slot]).st_size, self.brief(data), self.brief(mapped)
+        return found
+
     def attributes(self, operation: Operation) -> dict[str, bytes]:
         """Return the extended attributes of what an operation is about."""
         target = self.open.get(operation[3], -1) if operation[0].startswith("fd_") else self.path(operation[3])

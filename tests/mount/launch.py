@@ -20,6 +20,7 @@ import trio
 from anqfs.crypto.secrets import Secret
 from anqfs.mount.session import Session, serve
 from anqfs.namespace import ROOT, Namespace
+from anqfs.namespace.restore import Restore
 from anqfs.store import memory
 from anqfs.store.volume import Volume
 
@@ -45,6 +46,19 @@ async def _snapshot(session: Session, path: str, name: str) -> int:
     return snapshot.id
 
 
+async def _restore(session: Session, snapshot: int) -> None:
+    """Restore a snapshot in place, a few parts in each step."""
+    await session.flush()
+    work = Restore(session.namespace, snapshot, in_use=session.is_known)
+    more = True
+    while more:
+        more = work.step(4)
+        await session.let_go(work.take_wishes())
+    changes = work.take_changes()
+    await session.invalidate({node for node, _ in changes}, {(node, name) for node, name in changes if name is not None})
+    session.changed()
+
+
 async def _behind(session: Session, directory: str) -> None:
     """Change files without the kernel's knowing."""
     namespace = session.namespace
@@ -64,6 +78,7 @@ ASK: dict[str, Callable[..., Awaitable[Any]]] = {
     "behind": _behind,
     "fail": _fail,
     "snapshot": _snapshot,
+    "restore": _restore,
 }
 
 
