@@ -5,23 +5,27 @@ filesystem's data integrity hang on a FUSE daemon it returns before they have ar
 can have dirty pages) is also opened and closed through the mount: the kernel writes a file back and waits for it when any handle on it
 is closed. Where the daemon's user may not open the file, or it has no path, its pages are invalidated instead, which launders them.
 
-All of that happens on a thread: the write requests come back into our own loop, which must be free to answer them. For the same
-reason whoever calls this awaits, and holds nothing.
+The write requests come back into our own loop, which must be free to answer them: whoever calls this awaits, and holds nothing. The
+waiting is done by a process of its own, which `flush_helper` explains, and a thread waits for that.
 """
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import errno
+import json
 import logging
 import os
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
 
 import pyfuse3
 import trio
 
 from ..errors import FilesystemError
 from ..namespace.nodes import ino_of
+from . import flush_helper
 
 if TYPE_CHECKING:
     from ..namespace.namespace import Namespace
@@ -30,7 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ROUNDS = 10
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Flush:
@@ -42,6 +45,7 @@ class Flush:
         self._handles = handles
         self._point = point
         self._limiter = trio.CapacityLimiter(1)
+        self._helper: subprocess.Popen[str] | None = None
 
     async def __call__(self) -> None:
         """Return when everything written before the call has reached the namespace.
@@ -59,32 +63,56 @@ class Flush:
             await trio.to_thread.run_sync(self._bring_in, targets, limiter=self._limiter)
             done |= nodes
 
-    def _sync(self) -> None:
-        descriptor = os.open(self._point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def close(self) -> None:
+        """End the helper. Not on the trio thread while requests may still come."""
+        helper, self._helper = self._helper, None
+        if helper is None:
+            return
+        with contextlib.suppress(BrokenPipeError), helper:
+            try:
+                helper.communicate(timeout=5)
+            except subprocess.TimeoutExpired:
+                helper.kill()
+
+    def _ask(self, order: dict[str, Any]) -> list[Any]:
+        """Let the helper do something; it is started when it is needed first, or has died."""
+        if self._helper is not None and self._helper.poll() is not None:
+            self.close()
+        if self._helper is None:
+            command = [sys.executable, "-I", "-S", flush_helper.__file__]
+            self._helper = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", env={}, start_new_session=True, text=True, encoding="ascii"
+            )
+        assert self._helper.stdin is not None and self._helper.stdout is not None
         try:
-            if _libc.syncfs(ctypes.c_int(descriptor)) != 0:
-                number = ctypes.get_errno()
-                raise FilesystemError(number, f"syncfs of the mount: {os.strerror(number)}")
-        finally:
-            os.close(descriptor)
+            self._helper.stdin.write(json.dumps(order) + "\n")
+            self._helper.stdin.flush()
+            line = self._helper.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise FilesystemError(errno.EIO, "the process that flushes the mount has died")
+        return list(json.loads(line))
+
+    def _sync(self) -> None:
+        (number,) = self._ask({"sync": os.fsdecode(self._point)})
+        if number:
+            raise FilesystemError(number, f"syncfs of the mount: {os.strerror(number)}")
 
     def _bring_in(self, targets: list[tuple[int, bytes | None]]) -> None:
-        for node, path in targets:
-            if path is None or not self._open_and_close(node, path):
+        named = {node: self._point + b"/" + path.lstrip(b"/") for node, path in targets if path is not None}
+        told = self._ask({"touch": [os.fsdecode(path) for path in named.values()]})
+        brought = set()
+        for (node, path), (inode, opening, closing) in zip(named.items(), told, strict=True):
+            if closing:
+                raise FilesystemError(closing, f"what was written to {os.fsdecode(path)!r} could not be stored")
+            if opening:
+                log.debug("node %d cannot be opened through the mount: %s", node, os.strerror(opening))
+            if inode == node:
+                brought.add(node)
+        for node, _ in targets:
+            if node not in brought:
                 self._launder(node)
-
-    def _open_and_close(self, node: int, path: bytes) -> bool:
-        try:
-            descriptor = os.open(self._point + b"/" + path.lstrip(b"/"), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            log.debug("node %d cannot be opened through the mount: %s", node, error)
-            return False
-        same = os.fstat(descriptor).st_ino == node
-        try:
-            os.close(descriptor)
-        except OSError as error:
-            raise FilesystemError(error.errno or errno.EIO, f"what was written to {os.fsdecode(path)!r} could not be stored") from None
-        return same
 
     def _launder(self, node: int) -> None:
         try:

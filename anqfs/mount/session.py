@@ -243,6 +243,7 @@ async def serve(
         poll.uninstall()
         session.invalidation = None  # its descriptor is closed now and its number may be another file's soon
         pyfuse3.close(unmount=orderly and place.mounted_at(point) is not None)
+        session._flush.close()
         try:
             with trio.CancelScope(shield=True):
                 await _last_commit(session)

@@ -116,7 +116,12 @@ class Daemon:
         """SIGKILL the daemon and take its dead mount away (later, with `leave_mount`, so that nobody writes below it)."""
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
+        try:
+            self.process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            subprocess.run(["umount", "-f", str(self.mountpoint)], check=False, stdin=subprocess.DEVNULL)  # wakes whoever waits for it
+            self.process.wait()
+            raise TimeoutError("the killed daemon to end") from None
         if not leave_mount:
             detach(self.mountpoint)
 

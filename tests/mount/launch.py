@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -34,6 +35,14 @@ async def _fail(session: Session) -> None:
         raise ZeroDivisionError("a fault that nobody foresaw")
 
     session.namespace.readlink = broken  # type: ignore[method-assign]
+
+
+async def _stall(session: Session) -> None:
+    def stalled(*_arguments: object, **_named: object) -> None:
+        logging.info("a write is stalled")
+        threading.Event().wait()
+
+    session.namespace.write = stalled  # type: ignore[method-assign]
 
 
 async def _snapshot(session: Session, path: str, name: str) -> int:
@@ -77,6 +86,7 @@ ASK: dict[str, Callable[..., Awaitable[Any]]] = {
     "invalidate": _invalidate,
     "behind": _behind,
     "fail": _fail,
+    "stall": _stall,
     "snapshot": _snapshot,
     "restore": _restore,
 }

@@ -206,6 +206,7 @@ class Mount:
             process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()
+            subprocess.run(["umount", "-f", str(self.point)], check=False, stdin=subprocess.DEVNULL)  # wakes whoever waits for the mount
             process.wait()
             raise
         finally:

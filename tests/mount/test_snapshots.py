@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mounted import NOBODY, Mount, in_child
+from mounted import NOBODY, Mount, in_child, until
 
 
 def take(directory: Path, name: str = "shot") -> Path:
@@ -137,6 +138,29 @@ def test_a_snapshot_holds_what_was_written_through_a_mapping(mount: Mount) -> No
         view[5000:5006] = b"mapped"
         shot = take(mount.point)
         assert (shot / "m").read_bytes()[5000:5006] == b"mapped"
+
+
+def test_a_daemon_that_is_killed_while_it_flushes_ends(mount: Mount) -> None:
+    """Whoever waits for the kernel to write back sleeps deaf to SIGKILL; it must not be a thread that keeps /dev/fuse open."""
+    mount.ask("stall")
+    descriptor = os.open(mount.point / "f", os.O_WRONLY | os.O_CREAT)
+    try:
+        os.write(descriptor, os.urandom(1 << 20))
+        taking = threading.Thread(target=_take_or_fail, args=(mount.point / ".snapshot" / "shot",))
+        taking.start()
+        until(lambda: "a write is stalled" in mount.log_text(), "the flush waits for a write")
+        mount.kill()
+        taking.join()
+    finally:
+        with contextlib.suppress(OSError):  # what the daemon never took is lost, and closing says so
+            os.close(descriptor)
+    mount.start()
+    assert mount.ask("facts")["dirty"] >= 0
+
+
+def _take_or_fail(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.mkdir()
 
 
 def test_snapshots_while_others_write_do_not_hang(mount: Mount) -> None:
