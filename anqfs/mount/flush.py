@@ -63,6 +63,13 @@ class Flush:
             await trio.to_thread.run_sync(self._bring_in, targets, limiter=self._limiter)
             done |= nodes
 
+    async def start(self) -> None:
+        """Start the helper, so that the first flush does not wait for it. What goes wrong shows when it is needed."""
+        try:
+            await trio.to_thread.run_sync(self._started, limiter=self._limiter)
+        except OSError as error:
+            log.warning("the process that flushes the mount cannot be started yet: %s", error)
+
     def close(self) -> None:
         """End the helper. Not on the trio thread while requests may still come."""
         helper, self._helper = self._helper, None
@@ -74,8 +81,8 @@ class Flush:
             except subprocess.TimeoutExpired:
                 helper.kill()
 
-    def _ask(self, order: dict[str, Any]) -> list[Any]:
-        """Let the helper do something; it is started when it is needed first, or has died."""
+    def _started(self) -> subprocess.Popen[str]:
+        """Return the helper; it is started when there is none, or when it has died."""
         if self._helper is not None and self._helper.poll() is not None:
             self.close()
         if self._helper is None:
@@ -83,11 +90,16 @@ class Flush:
             self._helper = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", env={}, start_new_session=True, text=True, encoding="ascii"
             )
-        assert self._helper.stdin is not None and self._helper.stdout is not None
+        return self._helper
+
+    def _ask(self, order: dict[str, Any]) -> list[Any]:
+        """Let the helper do something and return what it answers."""
+        helper = self._started()
+        assert helper.stdin is not None and helper.stdout is not None
         try:
-            self._helper.stdin.write(json.dumps(order) + "\n")
-            self._helper.stdin.flush()
-            line = self._helper.stdout.readline()
+            helper.stdin.write(json.dumps(order) + "\n")
+            helper.stdin.flush()
+            line = helper.stdout.readline()
         except BrokenPipeError:
             line = ""
         if not line:

@@ -231,6 +231,7 @@ async def serve(
             session.readers.start(nursery)
             nursery.start_soon(session.durability.run)
             nursery.start_soon(session.background.run)
+            nursery.start_soon(session._flush.start)
             nursery.start_soon(_unmount_when, stop, session)
             ready(session)
             await pyfuse3.main(min_tasks=1, max_tasks=MAX_TASKS)
