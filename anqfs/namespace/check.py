@@ -27,6 +27,7 @@ from anqfs.store.schema import (
     COUNTER_INO,
     COUNTER_SNAPSHOT,
     COUNTER_VIEW,
+    EPOCH_MAX,
     Counter,
     Dead,
     Frees,
@@ -299,7 +300,8 @@ class _Checker:
                 freed.update(record.extents)
         extents = Extents(self.source, self.complain, self.seen)
         try:
-            extents.run(uses, freed)
+            counter = self.source.get(COUNTER_EXTENT, Counter)
+            extents.run(uses, freed, counter.value if isinstance(counter, Counter) else EPOCH_MAX)
         finally:
             self.report.size = extents.size
             self.highest[COUNTER_EXTENT] = extents.highest

@@ -54,12 +54,17 @@ class Extents:
         self.source = source
         self.complain = complain
         self.seen = seen
-        self.count = self.size = self.highest = 0
+        self.count = self.size = self.highest = self.following = 0
         self.windows_known = not any(key[:1] in b"Ww" for key in source.damaged)
         """With a window that does not open, what it used cannot be told from what nothing uses."""
 
-    def run(self, uses: Uses, freed: set[int]) -> None:
-        """Judge every extent that is stored, counted or used. `freed` are those that the store is about to delete."""
+    def run(self, uses: Uses, freed: set[int], following: int) -> None:
+        """Judge every extent that is stored, counted or used.
+
+        `freed` are those that the store is about to delete, and so it is with unused ones from number `following` on: a crash between
+        the commit of a group's extents and that of its records leaves them.
+        """
+        self.following = following
         stored, counts = self.stored(), self.counts()
         extent, counted = next(stored, None), next(counts, None)
         for used, group in uses.by_extent():
@@ -96,17 +101,17 @@ class Extents:
         while batch := self.source.volume.raw_extent_ids(after, BATCH):
             for extent in batch:
                 self.count += 1
-                self.highest = max(self.highest, extent)
                 self.seen()
                 yield extent
             after = batch[-1]
 
     def judge_unused(self, extent: int, freed: set[int]) -> None:
-        if self.windows_known and extent not in freed:
+        if self.windows_known and extent not in freed and extent < self.following:
             self.complain(b"extent %d" % extent, "is used by no file")
 
     def judge_used(self, extent: int, group: list[Use]) -> None:
         """Open every chunk of an extent and see that all its uses lie within it."""
+        self.highest = max(self.highest, extent)
         lengths: dict[int, int | str] = {}
         for use in group:
             if use[1] not in lengths:
