@@ -52,6 +52,7 @@ class Outcome:
     found: list[tuple[str, str]] = field(default_factory=list)
     refused: str = ""
     writable: bool = False
+    root: str = ""
 
 
 # ---------------------------------------------------------------- making the stores
@@ -135,6 +136,7 @@ def examine(store: Path, truth: dict[bytes, bytes], stale: dict[bytes, bytes]) -
     outcome = Outcome()
     try:
         with contextlib.closing(Volume.open(store, SECRET, read_only=True)) as volume:
+            outcome.root = volume.root
             report = check(volume)
             outcome.found = [(os.fsdecode(finding.path or b""), str(finding.what)) for finding in report.findings]
         with contextlib.closing(Volume.open(store, SECRET)) as volume:
@@ -186,8 +188,12 @@ def _write_new(namespace: Namespace, volume: Volume) -> bool:
         return False
 
 
-def judge(kind: str, letter: str, outcome: Outcome) -> list[str]:
-    """Return what is wrong with an outcome."""
+def judge(kind: str, letter: str, outcome: Outcome, pinned: str) -> list[str]:
+    """Return what is wrong with an outcome. `pinned` is the root of the store before it was altered.
+
+    All records put back to an older copy are an older volume: what was written since looks like what a crash leaves. Only the pinned root
+    tells, and it has to.
+    """
     faults = [f"wrong bytes: {line}" for line in outcome.wrong]
     if outcome.stale and kind not in ROLLS_BACK:
         faults.append(f"old bytes: {outcome.stale[:3]}")
@@ -199,7 +205,7 @@ def judge(kind: str, letter: str, outcome: Outcome) -> list[str]:
             faults.append(f"one altered record makes the whole volume refuse: {outcome.refused}")
         return faults
     damaged = outcome.errors or outcome.stale or outcome.wrong
-    if damaged and not outcome.found:
+    if damaged and not outcome.found and (kind != "database_older" or outcome.root == pinned):
         faults.append(f"check finds nothing, yet: {(outcome.errors + outcome.stale)[:3]}")
     named = {path.strip("/") for path, _ in outcome.found}
     for line in outcome.errors:
@@ -235,7 +241,7 @@ def attempt(stage: Stage, directory: Path, kind: Callable[..., str], database: s
             outcome = Outcome(**in_child(examine, store, stage.truth, stage.stale, seconds=60))
         except (ChildCrashed, RuntimeError) as error:
             return Outcome(), [f"{what}: {error}"]
-        return outcome, [f"{what}: {fault}" for fault in judge(kind.__name__, letter if database == "records" else "", outcome)]
+        return outcome, [f"{what}: {fault}" for fault in judge(kind.__name__, letter if database == "records" else "", outcome, stage.root)]
     finally:
         shutil.rmtree(store)
 
