@@ -53,6 +53,11 @@ def check(
             output.say(f"{wire.shown(finding['path'])}: {finding['what']}")
         if report["unlisted"]:
             output.say(f"and {report['unlisted']} more")
+        if report["leftovers"]:
+            output.say(
+                f"{report['leftovers']} extents are newer than the records: a crash left them and the next mount deletes them, "
+                "unless the records were put back (compare the root)"
+            )
         counts = ", ".join(f"{value} {name}" for name, value in report["counts"].items())
         output.say(f"{counts}; {time.monotonic() - began:.1f} s")
         output.say("all is well" if report["ok"] else f"{len(report['findings'])} finding(s)")

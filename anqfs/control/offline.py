@@ -119,7 +119,7 @@ def facts(store: str) -> dict[str, Any]:
 
 
 def check(store: str, secret: Secret, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Verify a store and return the report as JSON: ok, findings (path, what), counts, bytes, root. Raises as Volume.open."""
+    """Verify a store and return the report as JSON: ok, findings (path, what), counts, leftovers, bytes, root. Raises as Volume.open."""
     from pathlib import Path
 
     from anqfs.namespace.check import check as verify
@@ -133,7 +133,8 @@ def check(store: str, secret: Secret, progress: Callable[[str], None]) -> dict[s
     except WrongKey as error:
         raise WrongKey(f"{wire.shown(store)}: {error}") from error
     except Damaged as error:
-        return {"ok": False, "findings": [{"path": "volume", "what": str(error)}], "unlisted": 0, "counts": {}, "root": None}
+        finding = {"path": "volume", "what": str(error)}
+        return {"ok": False, "findings": [finding], "unlisted": 0, "counts": {}, "leftovers": 0, "root": None}
     try:
         report = verify(volume, show)
         return {
@@ -141,6 +142,7 @@ def check(store: str, secret: Secret, progress: Callable[[str], None]) -> dict[s
             "findings": [{"path": wire.text(one.path), "what": one.what} for one in report.findings],
             "unlisted": report.unlisted,
             "counts": {name: getattr(report, name) for name in _COUNTS},
+            "leftovers": report.leftovers,
             "bytes": report.size,
             "root": report.root,
         }

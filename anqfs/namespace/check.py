@@ -71,6 +71,8 @@ class Report:
     unlisted: int = 0
     records: int = 0
     extents: int = 0
+    leftovers: int = 0
+    """Unused extents that the next opening for writing deletes: a crash left them, or all records were put back to an older state."""
     size: int = 0
     files: int = 0
     directories: int = 0
@@ -304,6 +306,7 @@ class _Checker:
             extents.run(uses, freed, counter.value if isinstance(counter, Counter) else EPOCH_MAX)
         finally:
             self.report.size = extents.size
+            self.report.leftovers = extents.leftovers
             self.highest[COUNTER_EXTENT] = extents.highest
 
     def judge_counters(self, families: Families) -> None:

@@ -54,7 +54,7 @@ class Extents:
         self.source = source
         self.complain = complain
         self.seen = seen
-        self.count = self.size = self.highest = self.following = 0
+        self.count = self.size = self.highest = self.following = self.leftovers = 0
         self.windows_known = not any(key[:1] in b"Ww" for key in source.damaged)
         """With a window that does not open, what it used cannot be told from what nothing uses."""
 
@@ -106,7 +106,9 @@ class Extents:
             after = batch[-1]
 
     def judge_unused(self, extent: int, freed: set[int]) -> None:
-        if self.windows_known and extent not in freed and extent < self.following:
+        if extent >= self.following:
+            self.leftovers += 1
+        elif self.windows_known and extent not in freed:
             self.complain(b"extent %d" % extent, "is used by no file")
 
     def judge_used(self, extent: int, group: list[Use]) -> None:

@@ -30,6 +30,14 @@ def extents(store: Path) -> list[int]:
         volume.close()
 
 
+def leftovers(store: Path) -> int:
+    volume = Volume.open(store, SECRET, read_only=True)
+    try:
+        return check(volume).leftovers
+    finally:
+        volume.close()
+
+
 def findings(store: Path) -> list[str]:
     volume = Volume.open(store, SECRET, read_only=True)
     try:
@@ -58,11 +66,13 @@ def test_extents_without_records_are_no_finding_and_go_with_the_next_opening(tmp
     volume.close()
     assert len(extents(store)) == len(before) + 1
     assert findings(store) == []
+    assert leftovers(store) == 1
     again = Volume.open(store, SECRET)
     Namespace(again)
     again.close()
     assert extents(store) == before
     assert findings(store) == []
+    assert leftovers(store) == 0
 
 
 def test_an_unused_extent_below_the_counter_is_a_finding(tmp_path: Path) -> None:
