@@ -46,7 +46,6 @@ app = typer.Typer(
     name="anqfs",
     help=_TOUR,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 132},
@@ -76,7 +75,9 @@ app.command()(check_commands.check)
 app.command()(check_commands.scrub)
 app.command()(status_commands.usage)
 
-COMMANDS = frozenset({"mkfs", "mount", "umount", "status", "snapshot", "key", "check", "scrub", "usage"})
+COMMANDS = frozenset(
+    str(command.name or getattr(command.callback, "__name__", "").replace("_", "-")) for command in app.registered_commands
+) | frozenset(str(group.name) for group in app.registered_groups)
 
 
 def mount_helper_arguments(arguments: list[str]) -> tuple[str, str, list[str]] | None:

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
-from anqfs.cli.app import COMMANDS, mount_helper_arguments
+from anqfs.cli.app import COMMANDS, app, mount_helper_arguments
 
 from .conftest import DEADLINE, Bench, eventually
 
@@ -139,6 +140,15 @@ def test_the_help_teaches(bench: Bench) -> None:
     assert "tour" in shown and "Exit codes" in shown
     assert all(command in shown for command in COMMANDS)
     assert bench.ok("--version").startswith("anqfs ")
+
+
+def test_the_known_commands_are_those_of_the_program() -> None:
+    assert frozenset(typer.main.get_command(app).commands) == COMMANDS  # type: ignore[attr-defined]
+
+
+def test_the_shell_completes_commands(bench: Bench) -> None:
+    words = {"_ANQFS_COMPLETE": "complete_bash", "COMP_WORDS": "anqfs snapshot cr", "COMP_CWORD": "2"}
+    assert bench.ok(env={**bench.environment, **words}).split() == ["create"]
 
 
 JUNK = [
