@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from anqfs.crypto.secrets import Secret
+from anqfs.errors import AnqfsError
 from anqfs.namespace import Namespace
 from anqfs.store.volume import Volume
 
@@ -40,6 +41,15 @@ def opened(path: Path, *, read_only: bool = False) -> Iterator[Namespace]:
         yield Namespace(volume, clock=Clock())
     finally:
         volume.close()
+
+
+def answer(call: Callable[[], object]) -> int:
+    """Return the errno that a call answers, 0 for none."""
+    try:
+        call()
+    except AnqfsError as error:
+        return error.errno
+    return 0
 
 
 def work_off(ns: Namespace, budget: int = 64) -> None:

@@ -4,36 +4,18 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import pytest
 
-from anqfs.errors import AnqfsError
 from anqfs.namespace import ROOT, Caller, Namespace
 from anqfs.namespace import acl as acls
 from anqfs.store.schema import HAS_ACCESS_ACL, HAS_CAPABILITY, HAS_DEFAULT_ACL, HAS_XATTRS
-from tests.unit.namespace_volume import make_store, opened
+from tests.unit.namespace_volume import answer
 
 USER = Caller(1000, 100, frozenset((7,)), 0o022)
 CAPABILITY = b"security.capability"
 NO_ID = 0xFFFFFFFF
-
-
-@pytest.fixture
-def ns(tmp_path: Path) -> Iterator[Namespace]:
-    make_store(tmp_path / "store")
-    with opened(tmp_path / "store") as namespace:
-        yield namespace
-
-
-def answer(call: Callable[[], object]) -> int:
-    try:
-        call()
-    except AnqfsError as error:
-        return error.errno
-    return 0
 
 
 def a_file(ns: Namespace, mode: int = 0o644, name: bytes = b"f") -> int:

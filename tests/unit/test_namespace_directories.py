@@ -4,38 +4,21 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFMT, S_IFREG, S_IFSOCK
 
 import pytest
 
-from anqfs.errors import AnqfsError, Damaged, FilesystemError, StoreExists
+from anqfs.errors import Damaged, FilesystemError, StoreExists
 from anqfs.namespace import ROOT, Caller, Namespace
 from anqfs.namespace import reclaim as reclaim_module
 from anqfs.namespace.directories import COOKIES_RESERVED
 from anqfs.store.schema import WINDOW, dirent_key, inode_key, orphan_key
-from tests.unit.namespace_volume import make_store, opened, work_off
+from tests.unit.namespace_volume import answer, make_store, opened, work_off
 
 USER = Caller(1000, 100, frozenset((7,)), 0o022)
 EXCHANGE, NOREPLACE = 2, 1
-
-
-@pytest.fixture
-def ns(tmp_path: Path) -> Iterator[Namespace]:
-    make_store(tmp_path / "store")
-    with opened(tmp_path / "store") as namespace:
-        yield namespace
-
-
-def answer(call: Callable[[], object]) -> int:
-    """Return the errno that a call answers, 0 for none."""
-    try:
-        call()
-    except AnqfsError as error:
-        return error.errno
-    return 0
 
 
 def names(ns: Namespace, node: int) -> set[bytes]:

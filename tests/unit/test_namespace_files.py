@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,6 @@ from tests.unit.namespace_volume import make_store, opened, work_off
 
 USER = Caller(1000, 1000, frozenset(), 0o022)
 SIZE_MAX = (1 << 63) - 1
-
-
-@pytest.fixture
-def ns(tmp_path: Path) -> Iterator[Namespace]:
-    make_store(tmp_path / "store")
-    with opened(tmp_path / "store") as namespace:
-        yield namespace
 
 
 def new_file(ns: Namespace, name: bytes = b"file") -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,6 @@ from anqfs.store.schema import Window, references_key, window_key
 from tests.unit.namespace_volume import make_store, opened, work_off
 
 USER = Caller(1000, 1000, frozenset(), 0o022)
-
-
-@pytest.fixture
-def ns(tmp_path: Path) -> Iterator[Namespace]:
-    make_store(tmp_path / "store")
-    with opened(tmp_path / "store") as namespace:
-        yield namespace
 
 
 def small_files(ns: Namespace, count: int, size: int = 4096) -> dict[int, bytes]:

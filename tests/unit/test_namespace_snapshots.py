@@ -4,34 +4,18 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from anqfs.errors import AnqfsError, NotFound
+from anqfs.errors import NotFound
 from anqfs.namespace import ROOT, Caller, Namespace
 from anqfs.namespace import snapshots as snapshots_module
 from anqfs.namespace.directories import COOKIES_RESERVED
 from anqfs.store.schema import INO_BITS
-from tests.unit.namespace_volume import make_store, opened, work_off
+from tests.unit.namespace_volume import answer, make_store, opened, work_off
 
 USER = Caller(1000, 100, frozenset((7,)), 0o022)
-
-
-@pytest.fixture
-def ns(tmp_path: Path) -> Iterator[Namespace]:
-    make_store(tmp_path / "store")
-    with opened(tmp_path / "store") as namespace:
-        yield namespace
-
-
-def answer(call: Callable[[], object]) -> int:
-    try:
-        call()
-    except AnqfsError as error:
-        return error.errno
-    return 0
 
 
 def walk(ns: Namespace, node: int, path: bytes) -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,17 +12,10 @@ from anqfs.namespace import files as files_module
 from anqfs.namespace import reclaim as reclaim_module
 from anqfs.namespace.check import check
 from anqfs.store.schema import WINDOW
-from tests.unit.namespace_volume import make_store, opened, work_off
+from tests.unit.namespace_volume import work_off
 
 ROOT = 1
 USER = Caller(0, 0, frozenset(), 0o022)
-
-
-@pytest.fixture
-def ns(tmp_path: Path) -> Iterator[Namespace]:
-    make_store(tmp_path / "store")
-    with opened(tmp_path / "store") as namespace:
-        yield namespace
 
 
 def records(ns: Namespace, letters: bytes) -> list[bytes]:

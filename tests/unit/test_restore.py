@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import shutil
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,6 @@ def acl(named: int) -> bytes:
         tag.to_bytes(2, "little") + perm.to_bytes(2, "little") + (who & 0xFFFFFFFF).to_bytes(4, "little") for tag, perm, who in entries
     )
     return (2).to_bytes(4, "little") + packed
-
-
-@pytest.fixture
-def ns(tmp_path: Path) -> Iterator[Namespace]:
-    make_store(tmp_path / "store")
-    with opened(tmp_path / "store") as namespace:
-        yield namespace
 
 
 def make(ns: Namespace, parent: int, name: bytes, data: bytes = b"") -> int:
