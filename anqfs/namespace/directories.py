@@ -10,11 +10,13 @@ from __future__ import annotations
 import errno
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import islice
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISDIR, S_ISGID, S_IXGRP
 
 from msgspec.structs import replace
 
 from anqfs.errors import Damaged, FilesystemError
+from anqfs.namespace.case import caseless
 from anqfs.namespace.core import RECORD_ROOM, Caller, Core, check_name, check_new_name
 from anqfs.namespace.nodes import SNAPSHOT_NAME
 from anqfs.namespace.reclaim import Reclaim
@@ -28,6 +30,9 @@ COOKIES_RESERVED = 1 << 16
 _COOKIE_MAX = (1 << 63) - 1
 _ALIASES_MAX = 4096
 _FIRST, _LAST = bytes(16), b"\xff" * 16
+_FOLDED_BYTES = 5
+"""How many bytes the hashes of names that differ only in case have in common (docs/format.md, "Names")."""
+_VARIANTS_MAX = 1024
 
 
 def cookie_of(name_hash: bytes) -> int:
@@ -62,6 +67,20 @@ class Directories:
         if dirent is None or dirent.name != name:
             raise FilesystemError(errno.ENOENT)
         return name_hash, dirent
+
+    def find_in_any_case(self, ino: int, name: bytes, epoch: int | None = None) -> bytes | None:
+        """Return the name in a directory that differs from `name` at most in case, None if there is none.
+
+        The exact name comes first, then the first of the others by its bytes: among the first _VARIANTS_MAX that hash alike, so that the
+        cost is bounded. Raises ENAMETOOLONG, EINVAL.
+        """
+        check_name(name)
+        prefix = self._core.volume.name_hash(name)[:_FOLDED_BYTES]
+        rest = len(_FIRST) - _FOLDED_BYTES
+        alike = self._core.versions.range_at(dirent_key(ino, prefix + bytes(rest)), dirent_key(ino, prefix + b"\xff" * rest) + b"\0", epoch)
+        wanted = caseless(name)
+        names = {dirent.name for _, dirent in islice(alike, _VARIANTS_MAX) if caseless(dirent.name) == wanted}
+        return name if name in names else min(names, default=None)
 
     def entries(self, ino: int, epoch: int | None, node: int, cookie: int) -> Iterator[tuple[Dirent, int]]:
         """Yield (dirent, cookie to go on from after it) behind a cookie; `node` tells listings apart.

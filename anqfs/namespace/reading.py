@@ -13,6 +13,7 @@ from stat import S_ISDIR, S_ISLNK
 from msgspec.structs import replace
 
 from anqfs.errors import AnqfsError, Damaged, FilesystemError, ReadOnlyVolume
+from anqfs.namespace import virtual_xattrs
 from anqfs.namespace.attributes import Attributes
 from anqfs.namespace.core import Core, operation
 from anqfs.namespace.directories import COOKIES_RESERVED, Directories
@@ -20,7 +21,7 @@ from anqfs.namespace.files import Files, Range
 from anqfs.namespace.nodes import SNAPSHOT_NAME, SNAPSHOTS, ino_of, node_of, snapshots_node
 from anqfs.namespace.reclaim import Reclaim
 from anqfs.namespace.renaming import Renaming
-from anqfs.namespace.snapshots import Snapshots, label
+from anqfs.namespace.snapshots import Snapshots, label, version_time
 from anqfs.namespace.usage import of_inode
 from anqfs.namespace.xattrs import Xattrs
 from anqfs.store.schema import INO_BITS, INO_MAX, ROOT_INO, Dirent, Inode, Snapshot, Usage, dirent_key, inode_key, usage_key
@@ -121,6 +122,21 @@ class Reading:
         _, dirent = self.directories.find(node, name)
         return dirent.ino, self.directories.named(dirent)
 
+    def name_in_any_case(self, node: int, name: bytes) -> bytes | None:
+        """Return the name in a directory that differs from `name` at most in case, at a cost that does not depend on the directory's size.
+
+        The exact name comes first, then the first by its bytes. Raises ENOTDIR, ESTALE, ENAMETOOLONG, EINVAL.
+        """
+        if node >> INO_BITS == SNAPSHOTS:
+            self.core.inode(ino_of(node))
+            return self._snapshots.find_in_any_case(ino_of(node), name)
+        ino, inode, epoch = self._inode(node)
+        if not S_ISDIR(inode.mode):
+            raise FilesystemError(errno.ENOTDIR)
+        if epoch is None and name.lower() == SNAPSHOT_NAME:
+            return SNAPSHOT_NAME
+        return self.directories.find_in_any_case(ino, name, epoch)
+
     def parent(self, node: int) -> int:
         """Return the node of a directory's parent; the root's is itself. Raises ENOTDIR, ESTALE, ENOENT for a removed directory."""
         view = node >> INO_BITS
@@ -185,7 +201,11 @@ class Reading:
         return self.files.cold(ino, inode, epoch, offset, size)
 
     def getxattr(self, node: int, name: bytes) -> bytes:
-        """Return a value. Raises ENODATA, EOPNOTSUPP, EPERM."""
+        """Return a value. Raises ENODATA, EOPNOTSUPP, EPERM; a virtual one also ENOTDIR, ENAMETOOLONG, EINVAL."""
+        virtual = virtual_xattrs.find(name)
+        if virtual is not None:
+            answer, argument = virtual
+            return answer(self, node, argument)
         if node >> INO_BITS == SNAPSHOTS:
             raise FilesystemError(errno.ENODATA)
         ino, inode, epoch = self._inode(node)
@@ -212,6 +232,16 @@ class Reading:
     def snapshots_in_deletion(self) -> list[int]:
         """Return the ids of dropped snapshots whose space is not all back."""
         return list(self._snapshots.deleting)
+
+    def version_time(self, node: int) -> int | None:
+        """Return when the snapshot that a node is in was taken, as Previous Versions shows it: ns since 1970; None outside. Raises ESTALE.
+
+        Snapshots that can be seen in one directory differ in the seconds of it.
+        """
+        if not 0 < node >> INO_BITS < SNAPSHOTS:
+            return None
+        self._inode(node)
+        return version_time(self._snapshots.views.find(node >> INO_BITS).snapshot)
 
     def covering(self, node: int) -> list[Snapshot]:
         """Return the snapshots listed in a live directory's `.snapshot`, by id. Raises ENOTDIR."""

@@ -15,12 +15,14 @@ import logging
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
+from itertools import takewhile
 from operator import attrgetter
 from stat import S_IFDIR
 
 from msgspec.structs import replace
 
 from anqfs.errors import Damaged, FilesystemError, NotFound
+from anqfs.namespace.case import caseless
 from anqfs.namespace.core import NAME_MAX, RECORD_ROOM, Core, check_name
 from anqfs.namespace.references import extents_of
 from anqfs.namespace.views import Views
@@ -46,11 +48,19 @@ from anqfs.store.schema import (
 _log = logging.getLogger(__name__)
 SNAPSHOTS_MAX = 40_000
 ON_DEMAND = b"OnDemand"
+_SECOND = 10**9
+_MOVED_MAX = 600
+"""By how many seconds Previous Versions may show a snapshot late, because there were others in its second."""
 
 
 def label(snapshot: Snapshot) -> bytes:
     """Return a snapshot's name in `.snapshot`."""
     return b"%d_%s" % (snapshot.id, snapshot.name)
+
+
+def version_time(snapshot: Snapshot) -> int:
+    """Return when a snapshot was taken, as Previous Versions shows it: ns since 1970. Its seconds tell it from its neighbours."""
+    return (snapshot.version_second or snapshot.created // _SECOND) * _SECOND + snapshot.created % _SECOND
 
 
 class Snapshots:
@@ -106,7 +116,8 @@ class Snapshots:
         check_name(name)
         counter: Counter | None = core.get(COUNTER_SNAPSHOT)
         number = counter.value if counter is not None else 1
-        snapshot = Snapshot(number, name, directory, versions.epoch, core.clock(), expires)
+        created = core.clock()
+        snapshot = Snapshot(number, name, directory, versions.epoch, created, expires, 0, self._version_second(directory, created))
         if len(label(snapshot)) > NAME_MAX:
             raise FilesystemError(errno.ENAMETOOLONG)
         if len(versions.live) + len(self.deleting) >= SNAPSHOTS_MAX:
@@ -118,6 +129,26 @@ class Snapshots:
         versions.next_epoch()
         core.after.append(lambda: self._added(snapshot))
         return snapshot
+
+    def _version_second(self, directory: int, created: int) -> int:
+        """Return the second by which Previous Versions shall know a new snapshot; 0 for that of its creation, if it is free.
+
+        SMB's names for versions have seconds and no more. A snapshot of the same directory, or of one above or below, shows in the same
+        places: if it has the second, the next free one is taken.
+        """
+        second = first = created // _SECOND
+        taken = {
+            version_time(other) // _SECOND
+            for other in takewhile(lambda other: other.created // _SECOND >= first - _MOVED_MAX, reversed(self._core.versions.live))
+            if version_time(other) // _SECOND >= first and self._is_related(other.root, directory)
+        }
+        while second in taken and second < first + _MOVED_MAX:
+            second += 1
+        return 0 if second == first else second
+
+    def _is_related(self, one: int, other: int) -> bool:
+        """Tell whether two directories are the same or one is above the other."""
+        return any(ino == one for ino, _ in self._upwards(other)) or any(ino == other for ino, _ in self._upwards(one))
 
     def _added(self, snapshot: Snapshot) -> None:
         self._core.versions.add(snapshot)
@@ -219,11 +250,21 @@ class Snapshots:
 
     def find(self, ino: int, name: bytes) -> Snapshot:
         """Return the snapshot that is called `name` in `.snapshot` of a live directory. Raises ENOENT."""
-        number = name.partition(b"_")[0]
-        snapshot = self._core.versions.by_id.get(int(number)) if number.isdigit() and len(number) < 20 else None
+        snapshot = self._numbered(name)
         if snapshot is None or label(snapshot) != name or not self.covers(snapshot, ino):
             raise FilesystemError(errno.ENOENT)
         return snapshot
+
+    def find_in_any_case(self, ino: int, name: bytes) -> bytes | None:
+        """Return the name in `.snapshot` of a live directory that differs from `name` at most in case, None if there is none."""
+        snapshot = self._numbered(name)
+        if snapshot is None or caseless(label(snapshot)) != caseless(name) or not self.covers(snapshot, ino):
+            return None
+        return label(snapshot)
+
+    def _numbered(self, name: bytes) -> Snapshot | None:
+        number = name.partition(b"_")[0]
+        return self._core.versions.by_id.get(int(number)) if number.isdigit() and len(number) < 20 else None
 
     def directory(self, ino: int, inode: Inode) -> Inode:
         """Return the virtual inode of a live directory's `.snapshot`."""

@@ -148,6 +148,8 @@ class Snapshot(Record, frozen=True, array_like=True, gc=False):
     """ns since 1970; 0 = never."""
     state: int = 0
     """0 live, 1 in_delete."""
+    version_second: int = 0
+    """By which Previous Versions knows the snapshot, since 1970; 0 = the second of `created`."""
 
 
 class Mark(Record, frozen=True, array_like=True, gc=False):

@@ -1,0 +1,49 @@
+"""Virtual extended attributes through the kernel, as file servers ask for them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from mounted import NOBODY, Mount, in_child
+
+REAL = "glusterfs.get_real_filename:"
+BTIME = "ceph.snap.btime"
+
+
+def outcome(path: Path, name: str) -> bytes | str:
+    try:
+        return os.getxattr(path, name)
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+
+
+def test_whoever_may_list_a_directory_may_ask_and_nobody_else(mount: Mount) -> None:
+    open_one, closed = mount.point / "open", mount.point / "closed"
+    for directory in (open_one, closed):
+        directory.mkdir()
+        (directory / "File").touch()
+        (directory / ".snapshot" / "s").mkdir()
+    (shot,) = (open_one / ".snapshot").iterdir()
+    closed.chmod(0o711)
+    for uid in (0, NOBODY):
+        assert in_child(uid, outcome, open_one, REAL + "fILE") == b"File\0"
+        assert in_child(uid, outcome, open_one, REAL + "none") == "ENODATA"
+        assert b"." in in_child(uid, outcome, shot, BTIME)
+        assert in_child(uid, os.listxattr, open_one) == []
+        assert in_child(uid, os.listxattr, shot) == []
+    assert outcome(closed, REAL + "fILE") == b"File\0"
+    assert in_child(NOBODY, outcome, closed, REAL + "fILE") == "EACCES"
+
+
+def test_the_time_of_a_snapshot_is_when_it_was_taken(mount: Mount) -> None:
+    (mount.point / "d").mkdir()
+    (mount.point / "d" / ".snapshot" / "s").mkdir()
+    (shot,) = (mount.point / "d" / ".snapshot").iterdir()
+    seconds, _, rest = os.getxattr(shot, BTIME).partition(b".")
+    assert int(seconds) * 10**9 + int(rest) == shot.stat().st_mtime_ns
+    assert outcome(mount.point / "d", BTIME) == "ENODATA"
+    with pytest.raises(OSError):
+        os.setxattr(mount.point / "d", BTIME, b"1.0")
