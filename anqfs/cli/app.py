@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import anqfs
-from anqfs.cli import check_commands, key_commands, output, snapshot_commands, status_commands, volume_commands
+from anqfs.cli import check_commands, key_commands, output, settings_commands, snapshot_commands, status_commands, volume_commands
 from anqfs.errors import AnqfsError
 
 _TOUR = """An encrypted filesystem with immutable snapshots of any directory.
@@ -71,6 +71,7 @@ app.command()(volume_commands.umount)
 app.command()(status_commands.status)
 app.add_typer(snapshot_commands.app, name="snapshot")
 app.add_typer(key_commands.app, name="key")
+app.add_typer(settings_commands.app, name="settings")
 app.command()(check_commands.check)
 app.command()(check_commands.scrub)
 app.command()(status_commands.usage)

@@ -41,6 +41,12 @@ class ScrubRequest(msgspec.Struct, forbid_unknown_fields=True):
     rate: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0
 
 
+class SettingsRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Settings of the volume; what is null stays."""
+
+    snapshot_directory_mode: Annotated[str, msgspec.Meta(max_length=_LONGEST_NAME)] | None = None
+
+
 class KeyRequest(msgspec.Struct, forbid_unknown_fields=True):
     """A secret to add: `kind` is passphrase or key-file, `material` base64."""
 

@@ -15,6 +15,7 @@ exception is logged and answered with 500; it never reaches the mount.
 | GET, POST, DELETE /v1/scrub | POST: rate | the scrub's state |
 | GET /v1/usage?inode=N | | recursive totals |
 | GET, POST /v1/keys, DELETE /v1/keys/SLOT, POST /v1/keys/rotate | POST: kind, material (base64) | the slots |
+| GET, PATCH /v1/settings | PATCH: snapshot_directory_mode | the volume's settings |
 | POST /v1/stop | | unmounts; answers when everything is durable |
 """
 
@@ -39,7 +40,7 @@ from starlette.routing import Route
 
 from anqfs import errors
 from anqfs.control import wire
-from anqfs.control.requests import KeyRequest, RestoreRequest, ScrubRequest, SnapshotRequest
+from anqfs.control.requests import KeyRequest, RestoreRequest, ScrubRequest, SettingsRequest, SnapshotRequest
 from anqfs.control.service import Service
 
 _log = logging.getLogger("anqfs.control.server")
@@ -174,6 +175,14 @@ async def _get_usage(service: Service, request: Request) -> Any:
     return service.usage(_needed(request.query_params.get("inode"), "inode"))
 
 
+async def _get_settings(service: Service, request: Request) -> Any:
+    return service.settings()
+
+
+async def _patch_settings(service: Service, request: Request) -> Any:
+    return await service.settings_change(await _parsed(request, SettingsRequest))
+
+
 async def _get_keys(service: Service, request: Request) -> Any:
     return service.keys()
 
@@ -202,6 +211,7 @@ ROUTES: list[tuple[str, dict[str, Handler]]] = [
     ("/v1/jobs/{number}", {"GET": _get_job, "DELETE": _delete_job}),
     ("/v1/scrub", {"GET": _get_scrub, "POST": _post_scrub, "DELETE": _delete_scrub}),
     ("/v1/usage", {"GET": _get_usage}),
+    ("/v1/settings", {"GET": _get_settings, "PATCH": _patch_settings}),
     ("/v1/keys", {"GET": _get_keys, "POST": _post_key}),
     ("/v1/keys/rotate", {"POST": _post_rotate}),
     ("/v1/keys/{slot}", {"DELETE": _delete_key}),

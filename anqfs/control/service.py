@@ -17,7 +17,7 @@ import trio
 import anqfs
 from anqfs.control import keys, offline, wire
 from anqfs.control.jobs import Jobs
-from anqfs.control.requests import KeyRequest, RestoreRequest, ScrubRequest, SnapshotRequest
+from anqfs.control.requests import KeyRequest, RestoreRequest, ScrubRequest, SettingsRequest, SnapshotRequest
 from anqfs.errors import AnqfsError, CommitFailed, Damaged, MountFailed, NotFound, ReadOnlyVolume, StoreInUse, UsageError
 from anqfs.mount import mountpoint as place
 from anqfs.namespace.nodes import ino_of, view_of
@@ -57,6 +57,20 @@ class Service:
         self._scrub: Scrub | None = None
         self._began = time.time_ns()
         self._stopping = False
+
+    @property
+    def session(self) -> Session:
+        """The mount, for what has a module of its own."""
+        return self._session
+
+    def must_be_writable(self) -> None:
+        """Raise ReadOnlyVolume, or why a commit failed, when nothing can be changed."""
+        self._must_be_writable()
+
+    async def durable(self) -> None:
+        """Return when what was changed so far is durable. Raises CommitFailed, NoSpace."""
+        self._session.changed()
+        await self._session.durable()
 
     # --- facts
 
@@ -370,6 +384,19 @@ class Service:
         if job is not None:
             job.cancel()
         return self.scrub_state()
+
+    # --- settings
+
+    def settings(self) -> dict[str, Any]:
+        """Return what an administrator chose for the volume."""
+        return {"snapshot_directory_mode": self._namespace.settings.read().snapshot_directory_mode}
+
+    async def settings_change(self, request: SettingsRequest) -> dict[str, Any]:
+        """Change settings, durably. Raises UsageError."""
+        self._must_be_writable()
+        self._namespace.settings.change(snapshot_directory_mode=request.snapshot_directory_mode)
+        await self.durable()
+        return self.settings()
 
     # --- keys
 

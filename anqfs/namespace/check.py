@@ -339,6 +339,8 @@ def kind_of(key: bytes) -> str:
         "S": "snapshot",
         "L": "dead list",
         "R": "count",
+        "Q": "quota",
+        "T": "tree deletion",
     }
     letter = chr(key[0])
     past = "past " if key[0] in PAST_LETTERS else ""

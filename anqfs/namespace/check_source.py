@@ -38,7 +38,7 @@ SEARCHES_MAX = 64
 """Searches through all names for one of an inode whose record is gone."""
 
 KEY_LENGTHS = {
-    **dict.fromkeys(b"IUSRO", 9),
+    **dict.fromkeys(b"IUSROQT", 9),
     **dict.fromkeys(b"iusWLv", 17),
     **dict.fromkeys(b"DXw", 25),
     **dict.fromkeys(b"dx", 33),
@@ -289,7 +289,7 @@ class Source:
     def describe_key(self, key: bytes) -> bytes:
         """Name what a record belongs to, by its key alone."""
         letter = key[:1]
-        if letter in b"IDWXUO" and len(key) >= 9:
+        if letter in b"IDWXUOQT" and len(key) >= 9:
             return self.describe(int.from_bytes(key[1:9], "big"))
         if letter in b"idwxu" and len(key) >= 17:
             return self.describe(int.from_bytes(key[1:9], "big"), live_key(key)[1])

@@ -21,6 +21,7 @@ from anqfs.namespace.files import Files, Range
 from anqfs.namespace.nodes import SNAPSHOT_NAME, SNAPSHOTS, ino_of, node_of, snapshots_node
 from anqfs.namespace.reclaim import Reclaim
 from anqfs.namespace.renaming import Renaming
+from anqfs.namespace.settings import VolumeSettings
 from anqfs.namespace.snapshots import Snapshots, label, version_time
 from anqfs.namespace.usage import of_inode
 from anqfs.namespace.xattrs import Xattrs
@@ -40,6 +41,7 @@ class Reading:
         self.directories = Directories(self.core, self.xattrs, self.reclaim)
         self.renaming = Renaming(self.core, self.directories)
         self.attribute_changes = Attributes(self.core, self.files, self.xattrs)
+        self.settings = VolumeSettings(self.core)
         self._snapshots = Snapshots(self.core)
         self._snapshots.load()
         if volume.get(inode_key(ROOT_INO)) is None:

@@ -22,6 +22,8 @@ birth..last. So the version at epoch e is the first past key >= (live key, e) if
 | `V` view3                    | View: a snapshot entered through one directory                               |
 | `v` snapshot8 ino8           | ViewNumber: index of views                                                   |
 | `O` ino8                     | Orphan: an inode without a name, open or being reclaimed                     |
+| `Q` ino8                     | Quota: the limit of a directory                                              |
+| `T` ino8                     | TreeDelete: a directory that is being deleted with all below it              |
 | `C` name                     | Counter or another single value (see NAMES below)                            |
 | `K` number4                  | SealingKey: unsealed salt and generation (store/ only)                       |
 | `F` number8                  | Frees: extents to delete once this record is durable (store/ only)           |
@@ -88,6 +90,10 @@ class Inode(Record, frozen=True, array_like=True, gc=False):
     cut: int = 0
     cut_epoch: int = 0
     """Windows from number `cut` on that were born before `cut_epoch` were truncated away and wait to be removed: they read as holes."""
+    retained: int = 0
+    """File lock (WORM): nothing about the inode may change before this time, ns since 1970; 0 = never was locked."""
+    legal_hold: bool = False
+    """File lock (WORM): nothing about the inode may change as long as this is set."""
 
 
 HAS_XATTRS = 1
@@ -134,6 +140,8 @@ class Usage(Record, frozen=True, array_like=True, gc=False):
     directories: int = 0
     symlinks: int = 0
     others: int = 0
+    changed: int = 0
+    """The newest change time (ns since 1970) below the directory, itself not counted; removals do not take it back. 0: not known."""
 
 
 class Snapshot(Record, frozen=True, array_like=True, gc=False):
@@ -187,6 +195,26 @@ class Orphan(Record, frozen=True, array_like=True, gc=False):
     next_window: int = 0
 
 
+class Quota(Record, frozen=True, array_like=True, gc=False):
+    """What everything below a directory may hold together, in bytes of capacity (namespace/quotas.py says what counts)."""
+
+    limit: int
+
+
+class TreeDelete(Record, frozen=True, array_like=True, gc=False):
+    """A directory that the background deletes with all below it. The numbers are those of the beginning."""
+
+    created: int
+    """ns since 1970."""
+    path: bytes
+    capacity: int = 0
+    files: int = 0
+    """Everything but directories."""
+    directories: int = 0
+    error: bytes = b""
+    """Why it stopped; empty while it goes on."""
+
+
 class Counter(Record, frozen=True, array_like=True, gc=False):
     value: int
 
@@ -224,6 +252,16 @@ class ScrubState(Record, frozen=True, array_like=True, gc=False):
 
 SCRUB = b"Cscrub"
 
+
+class Settings(Record, frozen=True, array_like=True, gc=False):
+    """What an administrator chose for the volume (`Csettings`)."""
+
+    snapshot_directory_mode: str = "visible"
+    """How SMB shows `.snapshot`: visible (listed in a share's root), hidden (found by name) or disabled (previous versions only)."""
+
+
+SETTINGS = b"Csettings"
+
 TYPES: dict[int, type[Record]] = {
     **dict.fromkeys(b"Ii", Inode),
     **dict.fromkeys(b"Dd", Dirent),
@@ -237,12 +275,14 @@ TYPES: dict[int, type[Record]] = {
     ord("V"): View,
     ord("v"): ViewNumber,
     ord("O"): Orphan,
+    ord("Q"): Quota,
+    ord("T"): TreeDelete,
     ord("C"): Counter,
     ord("K"): SealingKey,
     ord("F"): Frees,
 }
 """The type of a record by its key's first letter."""
-SPECIAL_TYPES: dict[bytes, type[Record]] = {ROOT_DIGEST: RootDigest, SCRUB: ScrubState}
+SPECIAL_TYPES: dict[bytes, type[Record]] = {ROOT_DIGEST: RootDigest, SCRUB: ScrubState, SETTINGS: Settings}
 """The types of the `C` records that are not a Counter, by whole key."""
 
 
@@ -304,6 +344,16 @@ def view_number_key(snapshot: int, entry: int) -> bytes:
 def orphan_key(ino: int) -> bytes:
     """Return the key of an orphan."""
     return _ONE.pack(b"O", ino)
+
+
+def quota_key(ino: int) -> bytes:
+    """Return the key of a directory's quota."""
+    return _ONE.pack(b"Q", ino)
+
+
+def tree_delete_key(ino: int) -> bytes:
+    """Return the key of a directory's deletion."""
+    return _ONE.pack(b"T", ino)
 
 
 def past_key(live: bytes, last: int) -> bytes:
