@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 from ..errors import FilesystemError
-from ..namespace.nodes import ino_of
+from ..namespace.nodes import ino_of, is_door
 from .attributes import (
     BRIEFLY,
     FOREVER,
@@ -80,12 +80,12 @@ class AnqfsOperations(pyfuse3.Operations):
 
     def _timeout(self, parent: int) -> float:
         """Return how long, in seconds, a name in `parent` may be kept. Snapshots come and go without the kernel."""
-        return 0.0 if is_snapshot_directory(parent) else self._stay
+        return 0.0 if is_door(parent) else self._stay
 
     def _entry(self, node: int, inode: Inode, name_timeout: float = 0.0) -> EntryAttributes:
         entry = entry_of(node, inode, name_timeout)
         if not is_live(node):
-            if is_snapshot_directory(node):
+            if is_door(node):
                 show_as_snapshots_of(entry, self.namespace.attributes(ino_of(node)))
             else:
                 entry.generation = self.namespace.generation(node)
@@ -99,7 +99,7 @@ class AnqfsOperations(pyfuse3.Operations):
         try:
             node, inode = self.namespace.lookup(parent, name)
         except FilesystemError as error:
-            if error.errno != errno.ENOENT or is_snapshot_directory(parent):
+            if error.errno != errno.ENOENT or is_door(parent):
                 raise
             return absent(self._stay)
         self.namespace.hold(node)

@@ -18,11 +18,22 @@ from anqfs.namespace.attributes import Attributes
 from anqfs.namespace.core import Core, operation
 from anqfs.namespace.directories import COOKIES_RESERVED, Directories
 from anqfs.namespace.files import Files, Range
-from anqfs.namespace.nodes import SNAPSHOT_NAME, SNAPSHOTS, ino_of, node_of, snapshots_node
+from anqfs.namespace.nodes import (
+    BY_TIME,
+    SNAPSHOT_NAME,
+    SNAPSHOTS,
+    VERSIONS,
+    VERSIONS_NAME,
+    ino_of,
+    is_door,
+    node_of,
+    snapshots_node,
+    versions_node,
+)
 from anqfs.namespace.reclaim import Reclaim
 from anqfs.namespace.renaming import Renaming
 from anqfs.namespace.settings import VolumeSettings
-from anqfs.namespace.snapshots import Snapshots, label, version_time
+from anqfs.namespace.snapshots import Snapshots, label, version_label, version_time
 from anqfs.namespace.usage import of_inode
 from anqfs.namespace.xattrs import Xattrs
 from anqfs.store.schema import INO_BITS, INO_MAX, ROOT_INO, Dirent, Inode, Snapshot, Usage, dirent_key, inode_key, usage_key
@@ -54,11 +65,11 @@ class Reading:
     # --- nodes
 
     def _inode(self, node: int) -> tuple[int, Inode, int | None]:
-        """Return ino, inode and epoch of a node that is not a `.snapshot`; of those, EISDIR. Raises ESTALE."""
+        """Return ino, inode and epoch of a node that is not a door; of those, EISDIR. Raises ESTALE."""
         view = node >> INO_BITS
         if view == 0:
             return node, self.core.inode(node), None
-        if view == SNAPSHOTS:
+        if view >= VERSIONS:
             raise FilesystemError(errno.EISDIR)
         ino, epoch = node & INO_MAX, self._snapshots.views.find(view).snapshot.epoch
         inode: Inode | None = self.core.versions.at(inode_key(ino), epoch)
@@ -69,7 +80,7 @@ class Reading:
     def generation(self, node: int) -> int:
         """Return the generation of a node id: 0 except for view numbers that came back. Raises ESTALE."""
         view = node >> INO_BITS
-        return self._snapshots.views.find(view).generation if 0 < view < SNAPSHOTS else 0
+        return self._snapshots.views.find(view).generation if 0 < view < VERSIONS else 0
 
     # --- look-ups
 
@@ -78,14 +89,14 @@ class Reading:
         view = node >> INO_BITS
         if view == 0:
             return self.core.inode(node)
-        if view == SNAPSHOTS:
+        if view >= VERSIONS:
             return self._snapshots.directory(ino_of(node), self.core.inode(ino_of(node)))
         ino, inode, _ = self._inode(node)
         entered = self._snapshots.views.find(view)
         return replace(inode, mtime=entered.snapshot.created) if ino == entered.entry else inode
 
     def lookup(self, node: int, name: bytes) -> tuple[int, Inode]:
-        """Find a name, "." (of anything), ".." or `.snapshot`. Raises ENOENT, ENOTDIR, ESTALE, ENAMETOOLONG."""
+        """Find a name, "." (of anything), "..", `.snapshot` or the `@GMT` in one. Raises ENOENT, ENOTDIR, ESTALE, ENAMETOOLONG."""
         view = node >> INO_BITS
         if view == 0:
             inode = self.core.inode(node)
@@ -98,16 +109,22 @@ class Reading:
         if name == b"..":
             parent = self.parent(node)
             return parent, self.attributes(parent)
-        if view == SNAPSHOTS:
-            ino = ino_of(node)
-            self.core.inode(ino)
-            return self._enter(self._snapshots.find(ino, name), ino)
+        if view >= VERSIONS:
+            return self._lookup_in_door(view, ino_of(node), name)
         ino, inode, epoch = self._inode(node)
         if not S_ISDIR(inode.mode):
             raise FilesystemError(errno.ENOTDIR)
         _, dirent = self.directories.find(ino, name, epoch)
         child = node_of(view, dirent.ino)
         return child, self.attributes(child)
+
+    def _lookup_in_door(self, view: int, ino: int, name: bytes) -> tuple[int, Inode]:
+        inode = self.core.inode(ino)
+        if view == VERSIONS:
+            return self._enter(self._snapshots.find_version(ino, name), ino | BY_TIME)
+        if name == VERSIONS_NAME:
+            return versions_node(ino), self._snapshots.directory(ino, inode)
+        return self._enter(self._snapshots.find(ino, name), ino)
 
     def _lookup_special(self, node: int, inode: Inode, name: bytes) -> tuple[int, Inode]:
         if name == b".":
@@ -129,9 +146,9 @@ class Reading:
 
         The exact name comes first, then the first by its bytes. Raises ENOTDIR, ESTALE, ENAMETOOLONG, EINVAL.
         """
-        if node >> INO_BITS == SNAPSHOTS:
+        if is_door(node):
             self.core.inode(ino_of(node))
-            return self._snapshots.find_in_any_case(ino_of(node), name)
+            return None if node >> INO_BITS == VERSIONS else self._snapshots.find_in_any_case(ino_of(node), name)
         ino, inode, epoch = self._inode(node)
         if not S_ISDIR(inode.mode):
             raise FilesystemError(errno.ENOTDIR)
@@ -142,13 +159,13 @@ class Reading:
     def parent(self, node: int) -> int:
         """Return the node of a directory's parent; the root's is itself. Raises ENOTDIR, ESTALE, ENOENT for a removed directory."""
         view = node >> INO_BITS
-        if view == SNAPSHOTS:
-            return ino_of(node)
+        if view >= VERSIONS:
+            return ino_of(node) if view == SNAPSHOTS else snapshots_node(ino_of(node))
         ino, inode, _ = self._inode(node)
         if not S_ISDIR(inode.mode):
             raise FilesystemError(errno.ENOTDIR)
-        if view and ino == self._snapshots.views.find(view).entry:
-            return snapshots_node(ino)
+        if view and ino == (entered := self._snapshots.views.find(view)).entry:
+            return versions_node(ino) if entered.by_time else snapshots_node(ino)
         if ino == ROOT_INO:
             return node
         if not inode.links:
@@ -162,8 +179,8 @@ class Reading:
         anything above 2. Raises ENOTDIR, ESTALE, Damaged.
         """
         view = node >> INO_BITS
-        if view == SNAPSHOTS:
-            yield from self._list_snapshots(ino_of(node), cookie)
+        if view >= VERSIONS:
+            yield from self._list_snapshots(ino_of(node), view == VERSIONS, cookie)
             return
         ino, inode, epoch = self._inode(node)
         if not S_ISDIR(inode.mode):
@@ -172,13 +189,13 @@ class Reading:
         for dirent, following in self.directories.entries(ino, epoch, node, cookie):
             yield dirent.name, above | dirent.ino, self.directories.entry_inode(dirent, epoch), following
 
-    def _list_snapshots(self, ino: int, cookie: int) -> Iterator[tuple[bytes, int, Inode | None, int]]:
+    def _list_snapshots(self, ino: int, by_time: bool, cookie: int) -> Iterator[tuple[bytes, int, Inode | None, int]]:
         self.core.inode(ino)
         for snapshot in self._snapshots.covering(ino):
             following = COOKIES_RESERVED + snapshot.id
             if following > cookie and snapshot.id in self.core.versions.by_id:
-                child, inode = self._enter(snapshot, ino)
-                yield label(snapshot), child, inode, following
+                child, inode = self._enter(snapshot, ino | BY_TIME if by_time else ino)
+                yield version_label(snapshot) if by_time else label(snapshot), child, inode, following
 
     def readlink(self, node: int) -> bytes:
         """Return a symlink's target. Raises EINVAL."""
@@ -208,14 +225,14 @@ class Reading:
         if virtual is not None:
             answer, argument = virtual
             return answer(self, node, argument)
-        if node >> INO_BITS == SNAPSHOTS:
+        if is_door(node):
             raise FilesystemError(errno.ENODATA)
         ino, inode, epoch = self._inode(node)
         return self.xattrs.get(ino, inode, name, epoch)
 
     def listxattr(self, node: int) -> list[bytes]:
         """Return the names of a node's attributes."""
-        if node >> INO_BITS == SNAPSHOTS:
+        if is_door(node):
             return []
         ino, inode, epoch = self._inode(node)
         return self.xattrs.names(ino, inode, epoch)
@@ -240,7 +257,7 @@ class Reading:
 
         Snapshots that can be seen in one directory differ in the seconds of it.
         """
-        if not 0 < node >> INO_BITS < SNAPSHOTS:
+        if not 0 < node >> INO_BITS < VERSIONS:
             return None
         self._inode(node)
         return version_time(self._snapshots.views.find(node >> INO_BITS).snapshot)
@@ -266,22 +283,22 @@ class Reading:
         path = self.path_of(snapshot.root)
         return None if path is None else path.rstrip(b"/") + b"/" + SNAPSHOT_NAME + b"/" + label(snapshot)
 
-    def _enter(self, snapshot: Snapshot, ino: int) -> tuple[int, Inode]:
-        node = node_of(self._view(snapshot, ino), ino)
+    def _enter(self, snapshot: Snapshot, door: int) -> tuple[int, Inode]:
+        node = node_of(self._view(snapshot, door), ino_of(door))
         return node, self.attributes(node)
 
-    def _view(self, snapshot: Snapshot, entry: int) -> int:
-        number = self._snapshots.views.number(snapshot.id, entry)
+    def _view(self, snapshot: Snapshot, door: int) -> int:
+        number = self._snapshots.views.number(snapshot.id, door)
         if number is not None:
             return number
         try:
-            return self._new_view(snapshot, entry)
+            return self._new_view(snapshot, door)
         except ReadOnlyVolume:
-            return self._snapshots.views.allocate_transient(snapshot, entry)
+            return self._snapshots.views.allocate_transient(snapshot, door)
 
     @operation
-    def _new_view(self, snapshot: Snapshot, entry: int) -> int:
-        return self._snapshots.views.allocate(snapshot, entry)
+    def _new_view(self, snapshot: Snapshot, door: int) -> int:
+        return self._snapshots.views.allocate(snapshot, door)
 
     # --- facts
 

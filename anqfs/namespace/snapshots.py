@@ -4,6 +4,9 @@
 and in which the directory was. Its node is virtual (`nodes`): mode 0555, owned by root, nlink 1 (not counted), size 0; its times are when
 a snapshot last came or went. The directory below it, one snapshot's view of the directory, has the snapshot's time as its mtime.
 
+`.snapshot/@GMT`, which nothing lists either, has the same snapshots by their times, under the names that SMB gives to previous versions
+(MS-SMB2 2.2.32.2): a file server finds any of them with one look-up.
+
 Dropping a snapshot takes it out of every listing at once and makes its nodes stale; its dead list is walked in the background: each record
 goes to the next older snapshot that needs it, or is removed. A crash in between only leaves the rest for later.
 """
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
@@ -63,6 +67,11 @@ def version_time(snapshot: Snapshot) -> int:
     return (snapshot.version_second or snapshot.created // _SECOND) * _SECOND + snapshot.created % _SECOND
 
 
+def version_label(snapshot: Snapshot) -> bytes:
+    """Return a snapshot's name in `.snapshot/@GMT`."""
+    return time.strftime("@GMT-%Y.%m.%d-%H.%M.%S", time.gmtime(version_time(snapshot) // _SECOND)).encode()
+
+
 class Snapshots:
     """The snapshots of a volume."""
 
@@ -71,6 +80,8 @@ class Snapshots:
         self.views = Views(core)
         self.deleting: deque[int] = deque()
         """Snapshots whose dead list is being walked."""
+        self._versions: dict[bytes, list[Snapshot]] = {}
+        """The live snapshots by their names in `.snapshot/@GMT`; empty: not known."""
         self._positions: dict[int, bytes] = {}
         """How far their dead lists are walked."""
         self._changed = 0
@@ -152,6 +163,7 @@ class Snapshots:
 
     def _added(self, snapshot: Snapshot) -> None:
         self._core.versions.add(snapshot)
+        self._versions = {}
         self._changed = snapshot.created
 
     def begin_delete(self, number: int) -> None:
@@ -162,6 +174,7 @@ class Snapshots:
 
     def _dropped(self, number: int) -> None:
         self._core.versions.discard(number)
+        self._versions = {}
         self.views.forget(number)
         self.deleting.append(number)
         self._changed = self._core.clock()
@@ -175,6 +188,7 @@ class Snapshots:
 
     def _replaced(self, snapshot: Snapshot) -> None:
         self._core.versions.replace(snapshot)
+        self._versions = {}
         self.views.refresh(snapshot)
 
     def get(self, number: int) -> Snapshot:
@@ -254,6 +268,16 @@ class Snapshots:
         if snapshot is None or label(snapshot) != name or not self.covers(snapshot, ino):
             raise FilesystemError(errno.ENOENT)
         return snapshot
+
+    def find_version(self, ino: int, name: bytes) -> Snapshot:
+        """Return the snapshot that is called `name` in `.snapshot/@GMT` of a live directory. Raises ENOENT."""
+        if not self._versions:
+            for snapshot in self._core.versions.live:
+                self._versions.setdefault(version_label(snapshot), []).append(snapshot)
+        for snapshot in self._versions.get(name, ()):
+            if self.covers(snapshot, ino):
+                return snapshot
+        raise FilesystemError(errno.ENOENT)
 
     def find_in_any_case(self, ino: int, name: bytes) -> bytes | None:
         """Return the name in `.snapshot` of a live directory that differs from `name` at most in case, None if there is none."""

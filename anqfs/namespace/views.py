@@ -1,4 +1,4 @@
-"""Views: numbers for a snapshot entered through a directory, so that node ids into snapshots stay the same across mounts.
+"""Views: numbers for a snapshot entered through a door of a directory, so that node ids into snapshots stay the same across mounts.
 
 Called by `snapshots`. A number comes back only after 8 million others, with a new generation, and never while this mount lives.
 """
@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from anqfs.errors import FilesystemError
 from anqfs.namespace.core import Core
-from anqfs.namespace.nodes import VIEW_MAX
+from anqfs.namespace.nodes import BY_TIME, VIEW_MAX
 from anqfs.store.schema import (
     COUNTER_VIEW,
+    INO_MAX,
     Counter,
     Snapshot,
     View,
@@ -27,11 +28,16 @@ _NUMBERS = VIEW_MAX - _TRANSIENT
 
 
 class Entered(NamedTuple):
-    """A view that is known: its snapshot, and the directory through which it was entered."""
+    """A view that is known: its snapshot, the directory through which it was entered, and whether through its `.snapshot/@GMT`."""
 
     snapshot: Snapshot
     entry: int
+    by_time: bool
     generation: int
+
+
+def _entered(snapshot: Snapshot, door: int, generation: int) -> Entered:
+    return Entered(snapshot, door & INO_MAX, bool(door & BY_TIME), generation)
 
 
 class Views:
@@ -52,15 +58,15 @@ class Views:
         snapshot = self._core.versions.by_id.get(record.snapshot) if record is not None else None
         if record is None or snapshot is None:
             raise FilesystemError(errno.ESTALE)
-        entered = self._known[view] = Entered(snapshot, record.entry, record.generation)
+        entered = self._known[view] = _entered(snapshot, record.entry, record.generation)
         return entered
 
-    def number(self, snapshot: int, entry: int) -> int | None:
-        """Return the number of a view if it has one."""
-        record: ViewNumber | None = self._core.get(view_number_key(snapshot, entry))
-        return record.view if record is not None else self._transient.get((snapshot, entry))
+    def number(self, snapshot: int, door: int) -> int | None:
+        """Return the number of a view if it has one. `door`: the entry directory, with BY_TIME if through `.snapshot/@GMT`."""
+        record: ViewNumber | None = self._core.get(view_number_key(snapshot, door))
+        return record.view if record is not None else self._transient.get((snapshot, door))
 
-    def allocate(self, snapshot: Snapshot, entry: int) -> int:
+    def allocate(self, snapshot: Snapshot, door: int) -> int:
         """Number a view, inside an operation. Raises ENOSPC when all are taken."""
         core = self._core
         counter: Counter | None = core.get(COUNTER_VIEW)
@@ -69,18 +75,18 @@ class Views:
             view = each % _NUMBERS + 1
             if view not in self._freed and core.get(view_key(view)) is None:
                 core.volume.put(COUNTER_VIEW, Counter(each + 1))
-                core.volume.put(view_key(view), View(snapshot.id, entry, each // _NUMBERS))
-                core.volume.put(view_number_key(snapshot.id, entry), ViewNumber(view))
+                core.volume.put(view_key(view), View(snapshot.id, door, each // _NUMBERS))
+                core.volume.put(view_number_key(snapshot.id, door), ViewNumber(view))
                 return view
         raise FilesystemError(errno.ENOSPC, "all view numbers are taken")
 
-    def allocate_transient(self, snapshot: Snapshot, entry: int) -> int:
+    def allocate_transient(self, snapshot: Snapshot, door: int) -> int:
         """Number a view for this mount only, because nothing can be written. Raises ENOSPC when all are taken."""
         if len(self._transient) >= _TRANSIENT:
             raise FilesystemError(errno.ENOSPC, "all view numbers are taken")
         view = VIEW_MAX - len(self._transient)
-        self._transient[snapshot.id, entry] = view
-        self._known[view] = Entered(snapshot, entry, 0)
+        self._transient[snapshot.id, door] = view
+        self._known[view] = _entered(snapshot, door, 0)
         return view
 
     def forget(self, snapshot: int) -> None:

@@ -178,7 +178,10 @@ class References(Record, frozen=True, array_like=True, gc=False):
 
 
 class View(Record, frozen=True, array_like=True, gc=False):
-    """Node ids of view v are `v << 40 | ino`: the tree of one snapshot, entered through the directory `entry`."""
+    """Node ids of view v are `v << 40 | ino`: the tree of one snapshot, entered through the directory `entry`.
+
+    Bit 40 of `entry` is set when it was through `.snapshot/@GMT` of the directory rather than `.snapshot`.
+    """
 
     snapshot: int
     entry: int

@@ -47,3 +47,30 @@ def test_the_time_of_a_snapshot_is_when_it_was_taken(mount: Mount) -> None:
     assert outcome(mount.point / "d", BTIME) == "ENODATA"
     with pytest.raises(OSError):
         os.setxattr(mount.point / "d", BTIME, b"1.0")
+
+
+def test_previous_versions_by_time_beside_the_snapshots_by_name(mount: Mount) -> None:
+    """A file server's look-ups by time do not move the directories in which others are."""
+    (mount.point / "d" / "sub").mkdir(parents=True)
+    (mount.point / "d" / "sub" / "f").write_bytes(b"before")
+    (mount.point / "d" / ".snapshot" / "s").mkdir()
+    (mount.point / "d" / "sub" / "f").write_bytes(b"after")
+    (by_name,) = (mount.point / "d" / ".snapshot").iterdir()
+    (by_time,) = (mount.point / "d" / ".snapshot" / "@GMT").iterdir()
+    assert by_time.name.startswith("@GMT-")
+    os.chdir(by_name / "sub")
+    try:
+        assert (by_time / "sub" / "f").read_bytes() == b"before"
+        assert os.getcwd() == str(by_name / "sub")
+        assert by_time.stat().st_ino != by_name.stat().st_ino
+        os.chdir(by_time / "sub")
+        assert (by_name / "sub" / "f").read_bytes() == b"before"
+        assert os.getcwd() == str(by_time / "sub")
+    finally:
+        os.chdir("/")
+    for refused in (by_time.rmdir, (by_time.parent / "new").mkdir, (by_time / "new").touch):
+        with pytest.raises(OSError) as caught:
+            refused()
+        assert caught.value.errno == errno.EROFS
+    by_name.rmdir()
+    assert list((mount.point / "d" / ".snapshot" / "@GMT").iterdir()) == []
