@@ -89,10 +89,10 @@ def scrub(
         raise UsageError("give --status or --cancel, not both")
     daemon = client.Client(locate.by_path(mountpoint))
     if cancel:
-        daemon.delete("/v1/scrub")
+        daemon.delete("/anqfs/v1/scrub")
     elif not status:
         _run(daemon, rate, quiet=json)
-    state = daemon.get("/v1/scrub")
+    state = daemon.get("/anqfs/v1/scrub")
     if json:
         output.json_document(state)
     else:
@@ -102,7 +102,7 @@ def scrub(
 
 
 def _run(daemon: Client, rate: float, *, quiet: bool) -> None:
-    watch_job(daemon, daemon.post("/v1/scrub", {"rate": rate}), quiet=quiet)
+    watch_job(daemon, daemon.post("/anqfs/v1/scrub", {"rate": rate}), quiet=quiet)
 
 
 def _print(state: dict[str, Any]) -> None:

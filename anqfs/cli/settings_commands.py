@@ -32,7 +32,7 @@ def show(path: Place, json: Json = False) -> None:
     """
     from anqfs.control import client, locate
 
-    _print(client.Client(locate.by_path(path)).get("/v1/settings"), json)
+    _print(client.Client(locate.by_path(path)).get("/anqfs/v1/settings"), json)
 
 
 @app.command("set")
@@ -57,4 +57,4 @@ def change(
     from anqfs.control import client, locate
 
     body = {} if snapshot_directory_mode is None else {"snapshot_directory_mode": snapshot_directory_mode}
-    _print(client.Client(locate.by_path(path)).call("PATCH", "/v1/settings", body), json)
+    _print(client.Client(locate.by_path(path)).call("PATCH", "/anqfs/v1/settings", body), json)

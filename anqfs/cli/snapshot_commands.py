@@ -68,11 +68,13 @@ def create(
     from anqfs.control import client, locate
 
     entry = locate.by_path(directory)
-    body: dict[str, Any] = {"inode": directory_inode(directory)}
+    daemon = client.Client(entry)
+    body: dict[str, Any] = {"source_file_id": str(directory_inode(directory))}
     if name is not None:
-        body["name"] = name
+        body["name_suffix"] = name
     with naming(directory):
-        made = client.Client(entry).post("/v1/snapshots", body, patience=None)
+        number = daemon.post("/v3/snapshots/", body, patience=None)["id"]
+        made = daemon.get(f"/anqfs/v1/snapshots/{number}")
     if json:
         output.json_document(made)
     else:
@@ -98,7 +100,7 @@ def listing(
         found = []
         for entry in registry.entries():
             try:
-                found += client.Client(entry).get("/v1/snapshots")
+                found += client.Client(entry).get("/anqfs/v1/snapshots")
             except NotMounted:
                 if registry.is_running(entry):
                     raise
@@ -106,7 +108,7 @@ def listing(
         entry = locate.by_path(path)
         inode = directory_inode(path)
         with naming(path):
-            found = client.Client(entry).get("/v1/snapshots", inode=inode)
+            found = client.Client(entry).get("/anqfs/v1/snapshots", inode=inode)
     if json:
         output.json_document(found)
         return
@@ -141,7 +143,7 @@ def delete(
 
     daemon = client.Client(locate.the_only(mountpoint))
     for number in dict.fromkeys(ids):
-        daemon.delete(f"/v1/snapshots/{number}")
+        daemon.delete(f"/v3/snapshots/{number}")
 
 
 @app.command()
@@ -180,7 +182,7 @@ def restore(
         entry = locate.the_only(mountpoint)
     daemon = client.Client(entry)
     with naming(to if to is not None else f"snapshot {number}"):
-        job = watch_job(daemon, daemon.post("/v1/restores", body, patience=None), quiet=json)
+        job = watch_job(daemon, daemon.post("/anqfs/v1/restores", body, patience=None), quiet=json)
     if json:
         output.json_document(job)
     else:

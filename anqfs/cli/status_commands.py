@@ -47,7 +47,7 @@ def _ask(entry: Any, *, latency: bool) -> dict[str, Any]:
     from anqfs.control import client
 
     daemon = client.Client(entry)
-    answer: dict[str, Any] = daemon.get("/v1/status", latency=1) if latency else daemon.get("/v1/status")
+    answer: dict[str, Any] = daemon.get("/anqfs/v1/status", latency=1) if latency else daemon.get("/anqfs/v1/status")
     return answer
 
 
@@ -158,7 +158,7 @@ def usage(path: Annotated[str, typer.Argument(metavar="PATH", help="A path in a 
     entry = locate.by_path(path)
     inode = facts_of(path).st_ino
     with naming(path):
-        totals = {"path": os.path.abspath(path), **client.Client(entry).get("/v1/usage", inode=inode)}
+        totals = {"path": os.path.abspath(path), **client.Client(entry).get("/anqfs/v1/usage", inode=inode)}
     if json:
         output.json_document(totals)
         return

@@ -35,7 +35,7 @@ def watch_job(daemon: Client, job: dict[str, Any], *, quiet: bool) -> dict[str, 
             progress.show(line(job))
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-            job = daemon.get(f"/v1/jobs/{job['job']}")
+            job = daemon.get(f"/anqfs/v1/jobs/{job['job']}")
     finally:
         progress.done()
     if job["error"] is not None:

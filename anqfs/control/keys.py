@@ -73,7 +73,7 @@ class MountedKeys:
 
     def document(self) -> dict[str, Any]:
         """Return the slots as JSON."""
-        found: dict[str, Any] = self._daemon.get("/v1/keys")
+        found: dict[str, Any] = self._daemon.get("/anqfs/v1/keys")
         return found
 
     def unlock(self, present: Secret | None) -> None:
@@ -84,15 +84,16 @@ class MountedKeys:
     def add(self, new: Secret) -> int:
         """Add a slot and return its number."""
         body = {"kind": new.kind, "material": base64.b64encode(new.material).decode("ascii")}
-        return int(self._daemon.post("/v1/keys", body, patience=None)["slot"])
+        return int(self._daemon.post("/anqfs/v1/keys", body, patience=None)["slot"])
 
     def remove(self, slot: int) -> None:
         """Remove a slot."""
-        self._daemon.delete(f"/v1/keys/{slot}")
+        self._daemon.delete(f"/anqfs/v1/keys/{slot}")
 
     def rotate(self) -> int:
         """Make a key generation and return how many there are."""
-        return int(self._daemon.post("/v1/keys/rotate", patience=None)["generations"])
+        self._daemon.post("/v2/encryption/rotate-keys", {}, patience=None)
+        return int(self.document()["generations"])
 
 
 class OfflineKeys:

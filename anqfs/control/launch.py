@@ -190,7 +190,7 @@ def unmount(mountpoint: str) -> None:
 def _stop(entry: Entry) -> str | None:
     """Ask the daemon to unmount; return what its volume had failed with, if anything."""
     try:
-        answer: dict[str, str | None] = Client(entry).post("/v1/stop", patience=None)
+        answer: dict[str, str | None] = Client(entry).post("/anqfs/v1/stop", patience=None)
     except NotMounted:
         if registry.is_running(entry) and place.mounted_at(os.fsencode(entry.mountpoint)) is not None:
             raise

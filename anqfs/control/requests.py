@@ -16,15 +16,6 @@ _LONGEST_PATH = 32760
 Node = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
 
 
-class SnapshotRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """A snapshot of the directory `inode`, or of the directory at `path` from the volume's root. `expires` is ns since 1970, 0 never."""
-
-    inode: Node | None = None
-    path: Annotated[str, msgspec.Meta(max_length=_LONGEST_PATH)] | None = None
-    name: Annotated[str, msgspec.Meta(max_length=_LONGEST_NAME)] | None = None
-    expires: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
-
-
 class RestoreRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Restore `path` of a snapshot in place, or as the new name `name` in the directory `parent`."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -17,7 +17,7 @@ import trio
 import anqfs
 from anqfs.control import keys, offline, wire
 from anqfs.control.jobs import Jobs
-from anqfs.control.requests import KeyRequest, RestoreRequest, ScrubRequest, SettingsRequest, SnapshotRequest
+from anqfs.control.requests import KeyRequest, RestoreRequest, ScrubRequest, SettingsRequest
 from anqfs.errors import AnqfsError, CommitFailed, Damaged, MountFailed, NotFound, ReadOnlyVolume, StoreInUse, UsageError
 from anqfs.mount import mountpoint as place
 from anqfs.namespace.nodes import ino_of, view_of
@@ -44,42 +44,36 @@ _PARTS = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "max_us": 1.0}
 
 
 class Service:
-    """One mounted volume. `unmount` takes the mount away (raising MountFailed when it is busy) and waits for `over`, the session's end."""
+    """One mounted volume; `entry`, `session`, `volume`, `namespace` and `jobs` are for the resources of `rest`.
+
+    `unmount` takes the mount away (raising MountFailed when it is busy) and waits for `over`, the session's end.
+    """
 
     def __init__(self, entry: Entry, session: Session, jobs: Jobs, unmount: Callable[[], Awaitable[None]], over: trio.Event) -> None:
-        self._entry = entry
-        self._session = session
-        self._volume = session.volume
-        self._namespace = session.namespace
-        self._jobs = jobs
+        self.entry = entry
+        self.session = session
+        self.volume = session.volume
+        self.namespace = session.namespace
+        self.jobs = jobs
         self._unmount = unmount
         self._over = over
         self._scrub: Scrub | None = None
         self._began = time.time_ns()
         self._stopping = False
 
-    @property
-    def session(self) -> Session:
-        """The mount, for what has a module of its own."""
-        return self._session
-
-    def must_be_writable(self) -> None:
-        """Raise ReadOnlyVolume, or why a commit failed, when nothing can be changed."""
-        self._must_be_writable()
-
     async def durable(self) -> None:
         """Return when what was changed so far is durable. Raises CommitFailed, NoSpace."""
-        self._session.changed()
-        await self._session.durable()
+        self.session.changed()
+        await self.session.durable()
 
     # --- facts
 
     async def status(self, *, latency: bool = False) -> dict[str, Any]:
         """Return everything `anqfs status` shows."""
-        entry, volume = self._entry, self._volume
+        entry, volume = self.entry, self.volume
         capacity = volume.capacity()
         number, moment = volume.last_commit
-        restore = self._jobs.last("restore")
+        restore = self.jobs.last("restore")
         document = {
             "mounted": True,
             "pid": entry.pid,
@@ -92,7 +86,7 @@ class Service:
             "log": entry.log,
             "capacity": capacity._asdict(),
             "usage": self._usage_or_none(),
-            "snapshots": len(self._namespace.snapshots()),
+            "snapshots": len(self.namespace.snapshots()),
             "last_commit": {"number": number, "time": wire.moment(moment)},
             "uncommitted_bytes": volume.dirty_bytes(),
             "root": volume.root,
@@ -101,16 +95,16 @@ class Service:
             "restore": None if restore is None else restore.document(),
             "slots": [offline.slot(one.number, one.kind, one.iterations, one.created) for one in volume.slots()],
             "counters": dict(volume.counters),
-            "namespace": self._namespace.statistics(),
-            "transport": self._session.statistics(),
+            "namespace": self.namespace.statistics(),
+            "transport": self.session.statistics(),
         }
         if latency:
-            document["latency"] = _latency(self._session.latency.snapshot())
+            document["latency"] = _latency(self.session.latency.snapshot())
         return document
 
     def usage(self, inode: int) -> dict[str, int]:
         """Return the recursive totals below a node. Raises FilesystemError."""
-        totals = self._namespace.usage(inode)
+        totals = self.namespace.usage(inode)
         return {
             "bytes": totals.size,
             "allocated": totals.allocated,
@@ -132,13 +126,13 @@ class Service:
     def _path(self, inode: int) -> str | None:
         """Return the absolute path of a live directory; None when it is gone, or damage hides it."""
         try:
-            path = self._namespace.path_of(inode)
+            path = self.namespace.path_of(inode)
         except Damaged as error:
             _log.error("the path of inode %d: %s", inode, error)
             return None
         if path is None:
             return None
-        mountpoint = os.fsencode(self._entry.mountpoint)
+        mountpoint = os.fsencode(self.entry.mountpoint)
         inside = path.strip(b"/")
         return os.fsdecode(mountpoint.rstrip(b"/") + b"/" + inside if inside else mountpoint)
 
@@ -153,15 +147,20 @@ class Service:
             "expires": wire.moment(snapshot.expires),
             "in_delete": snapshot.state != 0,
             "inode": snapshot.root,
-            "mountpoint": self._entry.mountpoint,
-            "uuid": self._entry.uuid,
+            "mountpoint": self.entry.mountpoint,
+            "uuid": self.entry.uuid,
         }
+
+    def snapshot(self, number: int) -> dict[str, Any]:
+        """Return a snapshot. Raises NotFound."""
+        found = self.existing(number)
+        return self._snapshot(found, self._path(found.root))
 
     async def _every_snapshot(self) -> list[dict[str, Any]]:
         """Return all snapshots, giving way now and then: there may be 40,000."""
         directories: dict[int, str | None] = {}
         every = []
-        for number, one in enumerate(self._namespace.snapshots()):
+        for number, one in enumerate(self.namespace.snapshots()):
             if number % _SNAPSHOTS_AT_ONCE == _SNAPSHOTS_AT_ONCE - 1:
                 await trio.sleep(0)
             if one.root not in directories:
@@ -178,49 +177,39 @@ class Service:
         if inode is None or ino_of(inode) == ROOT_INO:
             return every
         inode = ino_of(inode)
-        covering = {one.id for one in self._namespace.covering(inode)}
+        covering = {one.id for one in self.namespace.covering(inode)}
         path = self._path(inode)
         below = None if path is None else path + "/"
         return [one for one in every if one["id"] in covering or (below is not None and (one["directory"] or "").startswith(below))]
 
-    def _directory(self, request: SnapshotRequest) -> int:
-        if (request.inode is None) == (request.path is None):
-            raise UsageError("give the directory's inode or its path")
-        if request.inode is not None:
-            return request.inode
-        node = ROOT_INO
-        for name in wire.raw(request.path or "").split(b"/"):
-            if name not in (b"", b"."):
-                node, _ = self._namespace.lookup(node, name)
-        return node
+    async def snapshot_create(self, directory: int, name: bytes | None, expires: int) -> Snapshot:
+        """Take a snapshot of a directory's node: what applications wrote is flushed first, and it is durable when this returns.
 
-    async def snapshot_create(self, request: SnapshotRequest) -> dict[str, Any]:
-        """Take a snapshot: what applications wrote is flushed first, and it is durable when this returns."""
-        name = None if request.name is None else wire.raw(request.name)
+        Raises UsageError, ReadOnlyVolume, FilesystemError, NoSpace.
+        """
         if name is not None and (not name or b"/" in name):
-            raise UsageError(f"the name {request.name!a} is empty or holds a slash: give another")
-        self._must_be_writable()
-        directory = self._directory(request)
+            raise UsageError(f"the name {wire.shown(name)} is empty or holds a slash: give another")
+        self.must_be_writable()
         if view_of(directory):
             raise UsageError("the directory is in a snapshot: snapshots are of live directories")
-        await self._session.flush()
-        snapshot = self._namespace.snapshot_create(directory, name, request.expires)
-        await self._session.durable()
-        return self._snapshot(snapshot, self._path(snapshot.root))
+        await self.session.flush()
+        snapshot = self.namespace.snapshot_create(directory, name, expires)
+        await self.session.durable()
+        return snapshot
 
-    async def snapshot_delete(self, number: int) -> dict[str, Any]:
+    async def snapshot_delete(self, number: int) -> None:
         """Delete a snapshot, durably; its space comes back in the background. Raises NotFound."""
-        self._must_be_writable()
-        self._existing(number)
-        self._namespace.snapshot_delete(number)
-        self._session.changed()
-        self._session.background.kick()
-        await self._session.durable()
-        return {"id": number}
+        self.must_be_writable()
+        self.existing(number)
+        self.namespace.snapshot_delete(number)
+        self.session.changed()
+        self.session.background.kick()
+        await self.session.durable()
 
-    def _existing(self, number: int) -> Snapshot:
+    def existing(self, number: int) -> Snapshot:
+        """Return a snapshot. Raises NotFound, which says what to do."""
         try:
-            return self._namespace.snapshot(number)
+            return self.namespace.snapshot(number)
         except NotFound as error:
             raise NotFound(f"{error}: see `anqfs snapshot list`") from error
 
@@ -228,11 +217,11 @@ class Service:
 
     def job(self, number: int) -> dict[str, Any]:
         """Return a job. Raises NotFound."""
-        return self._jobs.by_number(number).document()
+        return self.jobs.by_number(number).document()
 
     def cancel(self, number: int) -> dict[str, Any]:
         """Cancel a scrub. A restore cannot be cancelled: it would be left half done. Raises NotFound, UsageError."""
-        job = self._jobs.by_number(number)
+        job = self.jobs.by_number(number)
         if job.kind == "restore":
             raise UsageError("a restore goes on to its end")
         job.cancel()
@@ -240,30 +229,30 @@ class Service:
 
     async def restore(self, request: RestoreRequest) -> dict[str, Any]:
         """Start a restore and return its job. Raises NotFound, UsageError, StoreInUse while another runs."""
-        self._jobs.must_be_free("restore")
+        self.jobs.must_be_free("restore")
         self._must_stay()
-        self._must_be_writable()
+        self.must_be_writable()
         destination = self._destination(request)
         path = b"/".join(_components(request.path))
-        self._existing(request.snapshot)
-        await self._session.flush()
-        self._jobs.must_be_free("restore")
-        work = Restore(self._namespace, request.snapshot, path, destination, self._session.is_known)
+        self.existing(request.snapshot)
+        await self.session.flush()
+        self.jobs.must_be_free("restore")
+        work = Restore(self.namespace, request.snapshot, path, destination, self.session.is_known)
         changes: list[tuple[int, bytes | None]] = []
 
         async def step() -> bool:
-            if self._volume.must_wait():
-                await self._session.durability.room()
+            if self.volume.must_wait():
+                await self.session.durability.room()
             try:
                 more = work.step(_STEP_BUDGET)
             except AnqfsError:
                 await self._forget([*changes, *work.take_changes()])
                 raise
-            self._session.changed()
+            self.session.changed()
             changes.extend(work.take_changes())
             wishes = work.take_wishes()
             if wishes:
-                await self._tell_kernel(lambda: self._session.let_go(wishes))
+                await self._tell_kernel(lambda: self.session.let_go(wishes))
             if len(changes) >= _FORGET_AT:
                 await self._forget(changes)
                 changes.clear()
@@ -271,13 +260,18 @@ class Service:
 
         async def finish(cancelled: bool) -> None:
             await self._forget(changes)
-            await self._session.durable()
-            self._session.background.kick()
+            await self.session.durable()
+            self.session.background.kick()
 
         def progress() -> dict[str, Any]:
             return {"snapshot": request.snapshot, **_restored(work.progress)}
 
-        return self._jobs.start("restore", step, progress, finish).document()
+        return self.jobs.start("restore", step, progress, finish).document()
+
+    async def tell(self, nodes: Iterable[int], names: Iterable[tuple[int, bytes]]) -> None:
+        """Tell the kernel that these live inodes and these (directory, name) were changed behind its back."""
+        inodes, entries = list(nodes), list(names)
+        await self._tell_kernel(lambda: self.session.invalidate(inodes, entries))
 
     async def _forget(self, changes: list[tuple[int, bytes | None]]) -> None:
         """Make the kernel forget what it keeps of these inodes (inode, None) and names (directory, name)."""
@@ -285,7 +279,7 @@ class Service:
             return
         nodes = dict.fromkeys(node for node, _ in changes)
         names = dict.fromkeys((node, name) for node, name in changes if name is not None)
-        await self._tell_kernel(lambda: self._session.invalidate(nodes, names))
+        await self._tell_kernel(lambda: self.session.invalidate(nodes, names))
 
     async def _tell_kernel(self, tell: Callable[[], Awaitable[None]]) -> None:
         """Tell the kernel to forget something, unless the mount is gone or goes meanwhile."""
@@ -300,7 +294,7 @@ class Service:
 
     def _is_gone(self) -> bool:
         """Tell whether the mount is taken away already: the FUSE descriptor may be closed then and must not be written to."""
-        return self._over.is_set() or place.mounted_at(self._session.mountpoint) is None
+        return self._over.is_set() or place.mounted_at(self.session.mountpoint) is None
 
     def _destination(self, request: RestoreRequest) -> tuple[int, bytes] | None:
         if request.in_place:
@@ -317,12 +311,12 @@ class Service:
     async def scrub(self, request: ScrubRequest) -> dict[str, Any]:
         """Start a scrub, or go on with the one that was stopped, and return its job."""
         self._must_stay()
-        self._jobs.must_be_free("scrub")
-        if self._is_writable():
-            await self._session.flush()
-            await self._session.durable()
-        self._jobs.must_be_free("scrub")
-        work = self._scrub = Scrub(self._namespace)
+        self.jobs.must_be_free("scrub")
+        if self.is_writable():
+            await self.session.flush()
+            await self.session.durable()
+        self.jobs.must_be_free("scrub")
+        work = self._scrub = Scrub(self.namespace)
 
         def look() -> Batch:
             batch = work.take(_SCRUB_BUDGET)
@@ -331,33 +325,35 @@ class Service:
 
         async def step() -> bool:
             more = work.settle(await trio.to_thread.run_sync(look))
-            self._session.changed()
+            self.session.changed()
             return more
 
         async def finish(cancelled: bool) -> None:
-            if self._is_writable():
-                await self._session.durable()
+            if self.is_writable():
+                await self.session.durable()
 
         def progress() -> dict[str, Any]:
             state = self._scrub_record()
             return {"records": state.records, "extents": state.extents, "bytes": state.size}
 
-        return self._jobs.start("scrub", step, progress, finish, request.rate * (1 << 20)).document()
+        return self.jobs.start("scrub", step, progress, finish, request.rate * (1 << 20)).document()
 
-    def _is_writable(self) -> bool:
-        return not self._volume.read_only and self._volume.failed is None
+    def is_writable(self) -> bool:
+        """Tell whether the volume takes changes."""
+        return not self.volume.read_only and self.volume.failed is None
 
-    def _must_be_writable(self) -> None:
-        if self._volume.failed is not None:
-            raise self._volume.failed
-        if self._volume.read_only:
-            raise ReadOnlyVolume(f"{wire.shown(self._entry.mountpoint)}: is mounted read-only")
+    def must_be_writable(self) -> None:
+        """Raise ReadOnlyVolume when nothing can be changed, or what the volume failed with."""
+        if self.volume.failed is not None:
+            raise self.volume.failed
+        if self.volume.read_only:
+            raise ReadOnlyVolume(f"{wire.shown(self.entry.mountpoint)}: is mounted read-only")
 
     def _scrub_record(self) -> ScrubState:
         if self._scrub is not None:
             return self._scrub.state
         try:
-            record = self._volume.get(SCRUB)
+            record = self.volume.get(SCRUB)
         except Damaged as error:
             _log.error("how far the scrub came is not known: %s", error)
             return ScrubState()
@@ -365,7 +361,7 @@ class Service:
 
     def scrub_state(self) -> dict[str, Any]:
         """Return how far the scrub is, whether it runs or not."""
-        state, job = self._scrub_record(), self._jobs.last("scrub")
+        state, job = self._scrub_record(), self.jobs.last("scrub")
         return {
             "running": job is not None and job.is_running,
             "passes": state.passes,
@@ -380,7 +376,7 @@ class Service:
 
     def scrub_cancel(self) -> dict[str, Any]:
         """Stop the scrub after its step; harmless when none runs."""
-        job = self._jobs.last("scrub")
+        job = self.jobs.last("scrub")
         if job is not None:
             job.cancel()
         return self.scrub_state()
@@ -389,12 +385,12 @@ class Service:
 
     def settings(self) -> dict[str, Any]:
         """Return what an administrator chose for the volume."""
-        return {"snapshot_directory_mode": self._namespace.settings.read().snapshot_directory_mode}
+        return {"snapshot_directory_mode": self.namespace.settings.read().snapshot_directory_mode}
 
     async def settings_change(self, request: SettingsRequest) -> dict[str, Any]:
         """Change settings, durably. Raises UsageError."""
-        self._must_be_writable()
-        self._namespace.settings.change(snapshot_directory_mode=request.snapshot_directory_mode)
+        self.must_be_writable()
+        self.namespace.settings.change(snapshot_directory_mode=request.snapshot_directory_mode)
         await self.durable()
         return self.settings()
 
@@ -402,26 +398,30 @@ class Service:
 
     def keys(self) -> dict[str, Any]:
         """Return the key slots."""
-        block = offline.superblock(self._entry.store)
+        block = offline.superblock(self.entry.store)
         return keys.document(offline.slots_of(block), len(block.generations))
 
     async def key_add(self, request: KeyRequest) -> dict[str, Any]:
         """Add a slot. The derivation takes half a second, off the trio thread."""
         secret = request.secret()
-        self._must_be_writable()
-        return {"slot": await trio.to_thread.run_sync(self._volume.add_slot, secret)}
+        self.must_be_writable()
+        return {"slot": await trio.to_thread.run_sync(self.volume.add_slot, secret)}
 
     async def key_remove(self, slot: int) -> dict[str, Any]:
         """Remove a slot. Raises KeySlotError."""
-        self._must_be_writable()
-        await trio.to_thread.run_sync(self._volume.remove_slot, slot)
+        self.must_be_writable()
+        await trio.to_thread.run_sync(self.volume.remove_slot, slot)
         return self.keys()
+
+    def last_rotation(self) -> str | None:
+        """Return when the keys were rotated last, RFC 3339; None: never."""
+        return wire.moment(self.volume.rotated)
 
     async def key_rotate(self) -> dict[str, Any]:
         """Make a key generation, durable when this returns."""
-        self._must_be_writable()
-        self._volume.rotate()
-        await self._session.durable()
+        self.must_be_writable()
+        self.volume.rotate()
+        await self.session.durable()
         return self.keys()
 
     # --- the end
@@ -436,27 +436,27 @@ class Service:
         Raises MountFailed when files are open or a restore runs, and what keeps the last changes from becoming durable: the mount stays
         then, so that they can still be read and copied away. A volume that had failed before is unmounted, and the answer says so.
         """
-        restore = self._jobs.last("restore")
+        restore = self.jobs.last("restore")
         if restore is not None and restore.is_running:
-            raise MountFailed(f"{wire.shown(self._entry.mountpoint)}: a restore is running: wait for it")
+            raise MountFailed(f"{wire.shown(self.entry.mountpoint)}: a restore is running: wait for it")
         if self._stopping:
-            raise StoreInUse(f"{wire.shown(self._entry.mountpoint)}: is being unmounted already")
+            raise StoreInUse(f"{wire.shown(self.entry.mountpoint)}: is being unmounted already")
         self._stopping = True
-        had_failed = self._volume.failed
+        had_failed = self.volume.failed
         try:
-            if self._is_writable():
+            if self.is_writable():
                 await self._save_all()
             await self._unmount()
         finally:
             self._stopping = False
-        return {"pid": self._entry.pid, "failed": None if had_failed is None else str(had_failed)}
+        return {"pid": self.entry.pid, "failed": None if had_failed is None else str(had_failed)}
 
     async def _save_all(self) -> None:
         try:
-            await self._session.flush()
-            await self._session.durable()
+            await self.session.flush()
+            await self.session.durable()
         except AnqfsError as error:
-            shown = wire.shown(self._entry.mountpoint)
+            shown = wire.shown(self.entry.mountpoint)
             failure = CommitFailed(f"{shown}: is not unmounted: {error}: copy what is needed, then unmount again")
             failure.exit_code = error.exit_code
             raise failure from error

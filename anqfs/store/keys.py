@@ -11,6 +11,8 @@ import threading
 import time
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from anqfs.crypto.keyring import SALT_BYTES, Keyring
 from anqfs.crypto.secrets import Secret
 from anqfs.crypto.slots import MASTER_KEY_BYTES, calibrate, free_number, make_slot, open_slots, without
@@ -143,22 +145,27 @@ class VolumeKeys:
             number = free_number(self._body.slots)
             slot = make_slot(number, secret, self._keyring.master, iterations=count, created=time.time_ns(), label=label)
             slots = tuple(sorted((*self._body.slots, slot), key=lambda each: each.number))
-            self._save(Superblock(self._body.uuid, self._body.created, slots, self._body.generations))
+            self._save(replace(self._body, slots=slots))
             return number
 
     def remove_slot(self, number: int) -> None:
         """Take a slot away. Raises KeySlotError for the last one or an unknown number."""
         with self._lock:
             slots = without(self._body.slots, number)
-            self._save(Superblock(self._body.uuid, self._body.created, slots, self._body.generations))
+            self._save(replace(self._body, slots=slots))
 
     def rotate(self) -> int:
         """Add a key generation, durably, and seal with it from now on; returns the new sealing key's number."""
         with self._lock:
             secret, wrapped = self._keyring.new_generation()
-            self._save(Superblock(self._body.uuid, self._body.created, self._body.slots, (*self._body.generations, wrapped)))
+            self._save(replace(self._body, generations=(*self._body.generations, wrapped), rotated=time.time_ns()))
             self._keyring.add_generation(secret)
         return self.new_sealing_key()
+
+    @property
+    def rotated(self) -> int:
+        """When the keys were rotated last, ns since 1970; 0: never."""
+        return self._body.rotated
 
     def generations(self) -> int:
         """Return how many key generations there are."""

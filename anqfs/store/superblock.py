@@ -18,7 +18,7 @@ import msgspec
 from anqfs.crypto.digest import Mac
 from anqfs.crypto.keyring import Keyring
 from anqfs.crypto.slots import KeySlot
-from anqfs.errors import Damaged, NoSpace, StoreMissing, UnsupportedFormat
+from anqfs.errors import Damaged, KeySlotError, NoSpace, StoreMissing, UnsupportedFormat
 
 NAME = b"superblock"
 MAGIC = b"ANQFS\r\n\x00"
@@ -29,12 +29,13 @@ _CODE = 32
 
 
 class Superblock(msgspec.Struct, frozen=True, array_like=True):
-    """The body: the volume's uuid (16 bytes), creation time (ns since 1970), key slots and wrapped key generations."""
+    """The body: the volume's uuid (16 bytes), key slots, wrapped key generations; creation and last rotation (0: never), ns since 1970."""
 
     uuid: bytes
     created: int
     slots: tuple[KeySlot, ...]
     generations: tuple[bytes, ...]
+    rotated: int = 0
 
 
 def pack(superblock: Superblock, keyring: Keyring) -> bytes:
@@ -82,7 +83,9 @@ def load(store: bytes) -> bytes:
 
 
 def save(store: bytes, content: bytes) -> None:
-    """Replace the store's superblock file, durably and atomically. Raises NoSpace; the old one is untouched then."""
+    """Replace the store's superblock file, durably and atomically. Raises NoSpace, KeySlotError; the old one is untouched then."""
+    if len(content) > SIZE_MAX:
+        raise KeySlotError(f"the superblock would have more than {SIZE_MAX} bytes: the keys were rotated too often for this volume")
     temporary = os.path.join(store, NAME + b".new")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -392,6 +392,11 @@ class Volume(Changes):
         """Seal what is written next with a new key generation; returns its sealing key number. Any thread. Raises NoSpace."""
         return self._keys.rotate()
 
+    @property
+    def rotated(self) -> int:
+        """When the keys were rotated last, ns since 1970; 0: never."""
+        return self._keys.rotated
+
     # For check and scrub, any thread: the durable state, not what is in the groups
 
     def raw_records(self, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:

@@ -75,7 +75,7 @@ def request(path: str, method: str, target: str, body: bytes | None = None) -> t
 
 def must_be_refused(status: int, value: Any) -> None:
     assert 400 <= status < 500, (status, value)
-    assert set(value) >= {"error", "message", "exit_code"}
+    assert set(value) >= {"error_class", "description", "module", "error", "message", "exit_code"}
     assert "\n" not in value["message"]
 
 
@@ -100,64 +100,75 @@ def test_a_socket_path_longer_than_an_address(bench: Bench) -> None:
 
 
 MALFORMED = [
-    ("POST", "/v1/snapshots", b""),
-    ("POST", "/v1/snapshots", b"{"),
-    ("POST", "/v1/snapshots", b"[]"),
-    ("POST", "/v1/snapshots", b"\xff\xfe"),
-    ("POST", "/v1/snapshots", b"[" * 100_000),
-    ("POST", "/v1/snapshots", b'{"inode": "1"}'),
-    ("POST", "/v1/snapshots", b'{"inode": 0}'),
-    ("POST", "/v1/snapshots", b'{"inode": -1}'),
-    ("POST", "/v1/snapshots", b'{"inode": 99999}'),
-    ("POST", "/v1/snapshots", b'{"inode": 18446744073709551615}'),
-    ("POST", "/v1/snapshots", b'{"inode": 9223370937343148033}'),
-    ("POST", "/v1/snapshots", b'{"inode": 1e400}'),
-    ("POST", "/v1/snapshots", b'{"inode": NaN}'),
-    ("POST", "/v1/snapshots", b'{"inode": 1, "path": "a"}'),
-    ("POST", "/v1/snapshots", b'{"inode": 1, "frob": 1}'),
-    ("POST", "/v1/snapshots", b'{"inode": 1, "name": ""}'),
-    ("POST", "/v1/snapshots", b'{"inode": 1, "name": "a/b"}'),
-    ("POST", "/v1/snapshots", b'{"inode": 1, "name": "a\\u0000b"}'),
-    ("POST", "/v1/snapshots", b'{"inode": 1, "name": "\\ud800"}'),
-    ("POST", "/v1/snapshots", b'{"inode": 1, "expires": -1}'),
-    ("POST", "/v1/snapshots", b'{"path": "a/file"}'),
-    ("POST", "/v1/snapshots", b'{"path": "a/none"}'),
-    ("POST", "/v1/snapshots", b'{"path": "a/.snapshot"}'),
-    ("POST", "/v1/snapshots", b'{"path": "' + b"x" * 300 + b'"}'),
-    ("POST", "/v1/restores", b'{"snapshot": 1}'),
-    ("POST", "/v1/restores", b'{"snapshot": 99, "in_place": true}'),
-    ("POST", "/v1/restores", b'{"snapshot": 1, "in_place": true, "name": "x"}'),
-    ("POST", "/v1/restores", b'{"snapshot": 1, "parent": 1, "name": ".."}'),
-    ("POST", "/v1/restores", b'{"snapshot": 1, "parent": 1, "name": "a/b"}'),
-    ("POST", "/v1/restores", b'{"snapshot": 1, "path": "../..", "in_place": true}'),
-    ("POST", "/v1/scrub", b'{"rate": -1}'),
-    ("POST", "/v1/scrub", b'{"rate": "x"}'),
-    ("POST", "/v1/keys", b'{"kind": "passphrase", "material": "?"}'),
-    ("POST", "/v1/keys", b'{"kind": "passphrase", "material": ""}'),
-    ("POST", "/v1/keys", b'{"kind": "key-file", "material": "eA=="}'),
-    ("POST", "/v1/keys", b'{"kind": "other", "material": "eA=="}'),
-    ("POST", "/v1/keys", b'{"kind": 1}'),
-    ("DELETE", "/v1/keys/7", None),
-    ("DELETE", "/v1/keys/0", None),
-    ("DELETE", "/v1/keys/x", None),
-    ("DELETE", "/v1/snapshots/99", None),
-    ("DELETE", "/v1/snapshots/%FF", None),
-    ("DELETE", "/v1/snapshots/99999999999999999999999999", None),
-    ("GET", "/v1/usage", None),
-    ("GET", "/v1/usage?inode=x", None),
-    ("GET", "/v1/usage?inode=99999", None),
-    ("GET", "/v1/usage?inode=18446744073709551615", None),
-    ("GET", "/v1/snapshots?inode=99999", None),
-    ("GET", "/v1/snapshots?inode=-1", None),
-    ("GET", "/v1/jobs/0", None),
-    ("DELETE", "/v1/jobs/0", None),
+    ("POST", "/v3/snapshots/", b"{"),
+    ("POST", "/v3/snapshots/", b"[]"),
+    ("POST", "/v3/snapshots/", b"\xff\xfe"),
+    ("POST", "/v3/snapshots/", b"[" * 100_000),
+    ("POST", "/v3/snapshots/", b'{"source_file_id": 1}'),
+    ("POST", "/v3/snapshots/", b'{"source_file_id": "0"}'),
+    ("POST", "/v3/snapshots/", b'{"source_file_id": "-1"}'),
+    ("POST", "/v3/snapshots/", b'{"source_file_id": "99999"}'),
+    ("POST", "/v3/snapshots/", b'{"source_file_id": "18446744073709551615"}'),
+    ("POST", "/v3/snapshots/", b'{"source_file_id": "9223370937343148033"}'),
+    ("POST", "/v3/snapshots/", b'{"source_file_id": "\\ud800"}'),
+    ("POST", "/v3/snapshots/", b'{"expiration": 1e400}'),
+    ("POST", "/v3/snapshots/", b'{"expiration": NaN}'),
+    ("POST", "/v3/snapshots/", b'{"expiration": "tomorrow"}'),
+    ("POST", "/v3/snapshots/", b'{"expiration": "2026-02-30T00:00:00Z"}'),
+    ("POST", "/v3/snapshots/", b'{"expiration": "1960-01-01T00:00:00Z"}'),
+    ("POST", "/v3/snapshots/", b'{"inode": 1}'),
+    ("POST", "/v3/snapshots/", b'{"name_suffix": ""}'),
+    ("POST", "/v3/snapshots/", b'{"name_suffix": "a/b"}'),
+    ("POST", "/v3/snapshots/", b'{"name_suffix": "a\\u0000b"}'),
+    ("POST", "/v3/snapshots/", b'{"name_suffix": "\\ud800"}'),
+    ("POST", "/v3/snapshots/", b'{"name_suffix": "' + b"x" * 254 + b'"}'),
+    ("POST", "/v3/snapshots/", b'{"name_suffix": "' + b"x" * 300 + b'"}'),
+    ("POST", "/v3/snapshots/", b'{"source_file_id": "/a/file"}'),
+    ("POST", "/v3/snapshots/", b'{"source_file_id": "/a/none"}'),
+    ("POST", "/v3/snapshots/", b'{"source_file_id": "/a/.snapshot"}'),
+    ("GET", "/v3/snapshots/?filter=none", None),
+    ("GET", "/v4/snapshots/status/?filter=none", None),
+    ("GET", "/v4/snapshots/status/99", None),
+    ("PATCH", "/v3/snapshots/99", b'{"expiration": ""}'),
+    ("PATCH", "/v3/snapshots/1", b'{"expires": ""}'),
+    ("PATCH", "/v3/snapshots/1", b'{"expiration": "never"}'),
+    ("POST", "/anqfs/v1/restores", b'{"snapshot": 1}'),
+    ("POST", "/anqfs/v1/restores", b'{"snapshot": 99, "in_place": true}'),
+    ("POST", "/anqfs/v1/restores", b'{"snapshot": 1, "in_place": true, "name": "x"}'),
+    ("POST", "/anqfs/v1/restores", b'{"snapshot": 1, "parent": 1, "name": ".."}'),
+    ("POST", "/anqfs/v1/restores", b'{"snapshot": 1, "parent": 1, "name": "a/b"}'),
+    ("POST", "/anqfs/v1/restores", b'{"snapshot": 1, "path": "../..", "in_place": true}'),
+    ("POST", "/anqfs/v1/scrub", b'{"rate": -1}'),
+    ("POST", "/anqfs/v1/scrub", b'{"rate": "x"}'),
+    ("POST", "/anqfs/v1/keys", b'{"kind": "passphrase", "material": "?"}'),
+    ("POST", "/anqfs/v1/keys", b'{"kind": "passphrase", "material": ""}'),
+    ("POST", "/anqfs/v1/keys", b'{"kind": "key-file", "material": "eA=="}'),
+    ("POST", "/anqfs/v1/keys", b'{"kind": "other", "material": "eA=="}'),
+    ("POST", "/anqfs/v1/keys", b'{"kind": 1}'),
+    ("DELETE", "/anqfs/v1/keys/7", None),
+    ("DELETE", "/anqfs/v1/keys/0", None),
+    ("DELETE", "/anqfs/v1/keys/x", None),
+    ("DELETE", "/v3/snapshots/99", None),
+    ("DELETE", "/v3/snapshots/%FF", None),
+    ("DELETE", "/v3/snapshots/99999999999999999999999999", None),
+    ("GET", "/anqfs/v1/usage", None),
+    ("GET", "/anqfs/v1/usage?inode=x", None),
+    ("GET", "/anqfs/v1/usage?inode=99999", None),
+    ("GET", "/anqfs/v1/usage?inode=18446744073709551615", None),
+    ("GET", "/anqfs/v1/snapshots?inode=99999", None),
+    ("GET", "/anqfs/v1/snapshots?inode=-1", None),
+    ("GET", "/anqfs/v1/jobs/0", None),
+    ("DELETE", "/anqfs/v1/jobs/0", None),
     ("GET", "/v1/none", None),
     ("GET", "/", None),
-    ("GET", "/v1/status/", None),
-    ("PUT", "/v1/status", b"{}"),
-    ("PATCH", "/v1/keys", b"{}"),
-    ("DELETE", "/v1/status", None),
-    ("FROB", "/v1/status", None),
+    ("GET", "//anqfs/v1/status", None),
+    ("GET", "/anqfs//v1/status", None),
+    ("GET", "/anqfs/v1/%73tatus", None),
+    ("GET", "/%0A", None),
+    ("PUT", "/anqfs/v1/status", b"{}"),
+    ("PATCH", "/anqfs/v1/keys", b"{}"),
+    ("DELETE", "/anqfs/v1/status", None),
+    ("FROB", "/anqfs/v1/status", None),
 ]
 
 
@@ -168,24 +179,24 @@ def test_junk_is_refused(volume: Bench, method: str, target: str, body: bytes | 
 
 
 def test_a_body_over_the_limit_is_refused(volume: Bench) -> None:
-    status, value = request(entry(volume)["socket"], "POST", "/v1/keys", b'{"kind": "' + b"x" * (2 << 20) + b'"}')
+    status, value = request(entry(volume)["socket"], "POST", "/anqfs/v1/keys", b'{"kind": "' + b"x" * (2 << 20) + b'"}')
     must_be_refused(status, value)
     assert status == 413
 
 
 TARGETS = [
-    "/v1/status",
-    "/v1/snapshots",
-    "/v1/restores",
-    "/v1/scrub",
-    "/v1/usage",
-    "/v1/keys",
-    "/v1/jobs/1",
-    "/v1/snapshots/7",
-    "/v1/keys/3",
+    "/anqfs/v1/status",
+    "/v3/snapshots/",
+    "/anqfs/v1/restores",
+    "/anqfs/v1/scrub",
+    "/anqfs/v1/usage",
+    "/anqfs/v1/keys",
+    "/anqfs/v1/jobs/1",
+    "/v3/snapshots/7",
+    "/anqfs/v1/keys/3",
     "/v1/none",
 ]
-FIELDS = ["inode", "path", "name", "expires", "snapshot", "in_place", "parent", "rate", "kind", "material"]
+FIELDS = ["source_file_id", "name_suffix", "expiration", "path", "name", "snapshot", "in_place", "parent", "rate", "kind", "material"]
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20), lambda inner: st.lists(inner, max_size=3), max_leaves=5
 )
@@ -208,7 +219,8 @@ def test_no_request_makes_a_fault(volume: Bench, method: str, target: str, query
 
 @settings(max_examples=60)
 @given(
-    junk=st.binary(min_size=1, max_size=300) | st.binary(max_size=100).map(lambda tail: b"GET /v1/status HTTP/1.1\r\n" + tail + b"\r\n\r\n")
+    junk=st.binary(min_size=1, max_size=300)
+    | st.binary(max_size=100).map(lambda tail: b"GET /anqfs/v1/status HTTP/1.1\r\n" + tail + b"\r\n\r\n")
 )
 def test_no_bytes_on_the_socket_end_the_daemon(volume: Bench, junk: bytes) -> None:
     stream = connect(entry(volume)["socket"], 60)
@@ -227,7 +239,7 @@ def test_no_bytes_on_the_socket_end_the_daemon(volume: Bench, junk: bytes) -> No
 def test_the_volume_is_well_after_all_that(volume: Bench) -> None:
     well(volume)
     assert volume.json("status", volume.mountpoint)["failed"] is None
-    assert request(entry(volume)["socket"], "GET", "/v1/status")[0] == 200
+    assert request(entry(volume)["socket"], "GET", "/anqfs/v1/status")[0] == 200
 
 
 def test_clients_that_go_away_leave_nothing(volume: Bench) -> None:
@@ -242,7 +254,7 @@ def test_clients_that_go_away_leave_nothing(volume: Bench) -> None:
 
 
 def test_paths_from_the_root_work_as_well_as_inodes(volume: Bench) -> None:
-    status, made = request(entry(volume)["socket"], "POST", "/v1/snapshots", b'{"path": "/a/b/", "name": "by-path"}')
+    status, made = request(entry(volume)["socket"], "POST", "/v3/snapshots/", b'{"source_file_id": "/a/b/", "name_suffix": "by-path"}')
     assert status == 200
-    assert made["path"].endswith(f"/a/b/.snapshot/{made['id']}_by-path")
-    assert os.path.isdir(made["path"])
+    assert made["name"] == f"{made['id']}_by-path"
+    assert os.path.isdir(volume.mountpoint / "a" / "b" / ".snapshot" / made["name"])

@@ -253,15 +253,15 @@ def test_a_restore_holds_umount_back_and_survives_being_cut_short(bench: Bench, 
         (bench.mountpoint / f"file{number}").unlink()
     (entry,) = registry.entries()
     daemon = Client(entry)
-    job = daemon.post("/v1/restores", {"snapshot": made["id"], "in_place": True})
+    job = daemon.post("/anqfs/v1/restores", {"snapshot": made["id"], "in_place": True})
     assert job["state"] == "running"
     with pytest.raises(MountFailed, match="restore"):
-        daemon.post("/v1/stop")
+        daemon.post("/anqfs/v1/stop")
     with pytest.raises(StoreInUse, match="restore"):
-        daemon.post("/v1/restores", {"snapshot": made["id"], "in_place": True})
+        daemon.post("/anqfs/v1/restores", {"snapshot": made["id"], "in_place": True})
     with pytest.raises(UsageError):
-        daemon.delete(f"/v1/jobs/{job['job']}")
-    assert daemon.get("/v1/status")["restore"]["state"] == "running"
+        daemon.delete(f"/anqfs/v1/jobs/{job['job']}")
+    assert daemon.get("/anqfs/v1/status")["restore"]["state"] == "running"
     subprocess.run(["umount", bench.mountpoint], check=True, stdin=subprocess.DEVNULL)
     eventually("the daemon to end", lambda: not is_alive(pid))
     assert b"cut short" in bench.logs()
