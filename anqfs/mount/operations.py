@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 from ..errors import FilesystemError
-from ..namespace.nodes import ino_of, is_door
+from ..namespace.nodes import SNAPSHOT_NAME, ino_of, is_door
+from . import share_root
 from .attributes import (
     BRIEFLY,
     FOREVER,
@@ -71,6 +72,7 @@ class AnqfsOperations(pyfuse3.Operations):
         self.readers = readers
         self.handles = Handles()
         self.latency = Latency()
+        self.mountpoint = b""
         self._flush_kernel = flush_kernel
         self._stay = BRIEFLY
 
@@ -262,20 +264,33 @@ class AnqfsOperations(pyfuse3.Operations):
 
     @handler()
     def opendir(self, node: int, ctx: RequestContext) -> int:
-        """A directory's handle is its node id: nothing to keep, nothing to bound."""
-        return node
+        """A directory's handle is its node id, with share_root.LISTED in a share's root: nothing to keep, nothing to bound."""
+        return node | share_root.LISTED if is_live(node) and share_root.is_smbd(ctx.pid) and self._is_share_root(node, ctx.pid) else node
+
+    def _is_share_root(self, node: int, pid: int) -> bool:
+        """Tell whether smbd's client `pid` is to see `.snapshot` in the listing of a directory."""
+        if self.namespace.settings.read().snapshot_directory_mode != "visible":
+            return False
+        path = self.namespace.path_of(node)
+        return path is not None and share_root.working_directory(pid) == (self.mountpoint.rstrip(b"/") + path.rstrip(b"/") or b"/")
 
     @handler()
     def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         """List from a cookie, each entry with its attributes. A look-up is counted for each entry that went into the reply.
 
-        Cookies 1 and 2 are those after "." and "..", for which the kernel counts no look-up; the others are the namespace's.
+        Cookies 1 and 2 are those after "." and "..", for which the kernel counts no look-up, and 3 is behind `.snapshot` where it is shown;
+        the others are the namespace's.
         """
         namespace = self.namespace
         reply = pyfuse3.readdir_reply
+        shown, fh = fh & share_root.LISTED, fh & ~share_root.LISTED
         for name, cookie in _DOTS[start_id:] if start_id < len(_DOTS) else ():
             node = fh if name == b"." else namespace.parent(fh)
             if not reply(token, name, self._entry(node, namespace.attributes(node)), cookie):
+                return
+        if shown and start_id < share_root.COOKIE:
+            door = self._entry(*namespace.lookup(fh, SNAPSHOT_NAME), self._timeout(fh))
+            if not reply(token, SNAPSHOT_NAME, door, share_root.COOKIE):
                 return
         hold = namespace.hold
         timeout = self._timeout(fh)

@@ -74,6 +74,7 @@ class Session:
         self.background = Background(namespace, volume, self.durability)
         self.durability.kick = self.background.kick
         self.operations = AnqfsOperations(namespace, volume, self.durability, self.readers, self.flush)
+        self.operations.mountpoint = point
         self._flush = Flush(namespace, self.operations.handles, point)
         self._unmounting = trio.Lock()
         self._ended = trio.Event()

@@ -7,11 +7,13 @@ rule of its own for these namespaces), so nothing here tells more than a listing
   vfs_ceph_snapshots asks for it.
 - `glusterfs.get_real_filename:NAME`, of a directory: the name there that differs from NAME at most in case, and a NUL. Samba's
   vfs_glusterfs_fuse asks for it, where it would read the whole directory otherwise.
+- `user.DOSATTRIB`, of `.snapshot`: hidden and system, in Samba's form.
 """
 
 from __future__ import annotations
 
 import errno
+import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,10 @@ Answer = Callable[["Reading", int, bytes], bytes]
 """Returns the value for (namespace, node, what follows the colon of the name). Raises ENODATA when this node has no such attribute."""
 
 _SECOND = 10**9
+_DOS_ATTRIBUTES = b"user.DOSATTRIB"
+_HIDDEN, _SYSTEM, _DIRECTORY = 0x02, 0x04, 0x10
+_HIDDEN_SYSTEM_DIRECTORY = struct.pack("<HHIIIQ", 0, 5, 5, 1, _HIDDEN | _SYSTEM | _DIRECTORY, 0)
+"""Samba's xattr_DOSATTRIB: no text form, version 5 (twice), only the attributes are valid, the attributes (MS-FSCC 2.6), no time."""
 
 
 def find(name: bytes) -> tuple[Answer, bytes] | None:
@@ -31,6 +37,13 @@ def find(name: bytes) -> tuple[Answer, bytes] | None:
     head, colon, argument = name.partition(b":")
     answer = ANSWERS.get(head + colon)
     return None if answer is None else (answer, argument)
+
+
+def of_door(name: bytes) -> bytes:
+    """Return an attribute of `.snapshot` or of the `@GMT` in it. Raises ENODATA."""
+    if name != _DOS_ATTRIBUTES:
+        raise FilesystemError(errno.ENODATA)
+    return _HIDDEN_SYSTEM_DIRECTORY
 
 
 def snapshot_time(namespace: Reading, node: int, _argument: bytes) -> bytes:

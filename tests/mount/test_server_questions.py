@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import cast
 
 import pytest
-from mounted import NOBODY, Mount, in_child
+from mounted import NOBODY, Mount, in_child, libc
 
 REAL = "glusterfs.get_real_filename:"
 BTIME = "ceph.snap.btime"
@@ -74,3 +75,32 @@ def test_previous_versions_by_time_beside_the_snapshots_by_name(mount: Mount) ->
         assert caught.value.errno == errno.EROFS
     by_name.rmdir()
     assert list((mount.point / "d" / ".snapshot" / "@GMT").iterdir()) == []
+
+
+def listing_as(name: bytes, working_directory: Path, directory: Path) -> list[str]:
+    """List a directory in a process that is called `name` and works in `working_directory`."""
+
+    def listing() -> list[str]:
+        libc("prctl", 15, name, 0, 0, 0)  # PR_SET_NAME
+        os.chdir(working_directory)
+        return sorted(os.listdir(directory))
+
+    return cast(list[str], in_child(0, listing))
+
+
+def test_smbd_and_nobody_else_sees_the_snapshot_directory_in_the_root_of_its_share(mount: Mount) -> None:
+    share = mount.point / "share"
+    (share / "sub").mkdir(parents=True)
+    (share / ".snapshot" / "s").mkdir()
+    for number in range(2000):
+        (share / f"file{number}").touch()
+    everything = sorted(["sub", *(f"file{number}" for number in range(2000))])
+    assert listing_as(b"smbd", share, share) == [".snapshot", *everything]
+    assert listing_as(b"smbd", share, share / "sub") == []
+    assert listing_as(b"smbd", mount.point, share) == everything
+    assert listing_as(b"smbd", mount.point, mount.point) == [".snapshot", "share"]
+    assert listing_as(b"smbx", share, share) == everything
+    (shot,) = (share / ".snapshot").iterdir()
+    assert listing_as(b"smbd", shot, shot) == ["sub"]
+    assert os.getxattr(share / ".snapshot", "user.DOSATTRIB")[12:16] == bytes((0x16, 0, 0, 0)), "hidden, system, directory"
+    assert os.listxattr(share / ".snapshot") == []
