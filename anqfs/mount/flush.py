@@ -7,6 +7,9 @@ is closed. Where the daemon's user may not open the file, or it has no path, its
 
 The write requests come back into our own loop, which must be free to answer them: whoever calls this awaits, and holds nothing. The
 waiting is done by a process of its own, which `flush_helper` explains, and a thread waits for that.
+
+What a quota refused is not in the namespace and will never be; the kernel keeps that error for whoever wrote it, and here it counts for
+nothing, or one user's full directory would keep everybody from taking snapshots.
 """
 
 from __future__ import annotations
@@ -108,7 +111,7 @@ class Flush:
 
     def _sync(self) -> None:
         (number,) = self._ask({"sync": os.fsdecode(self._point)})
-        if number:
+        if number and number != errno.EDQUOT:
             raise FilesystemError(number, f"syncfs of the mount: {os.strerror(number)}")
 
     def _bring_in(self, targets: list[tuple[int, bytes | None]]) -> None:
@@ -116,7 +119,7 @@ class Flush:
         told = self._ask({"touch": [os.fsdecode(path) for path in named.values()]})
         brought = set()
         for (node, path), (inode, opening, closing) in zip(named.items(), told, strict=True):
-            if closing:
+            if closing and node not in self._handles.over_quota:
                 raise FilesystemError(closing, f"what was written to {os.fsdecode(path)!r} could not be stored")
             if opening:
                 log.debug("node %d cannot be opened through the mount: %s", node, os.strerror(opening))

@@ -30,6 +30,8 @@ class Handles:
         self._last = 0
         self._writers: dict[int, int] = {}
         self._opened: dict[int, int] = {}
+        self.over_quota: set[int] = set()
+        """Open nodes of which a quota refused something: the kernel tells of that when it next writes them back."""
 
     def open(self, node: int, flags: int, uid: int) -> int:
         """Enter an opened file and return its handle. `flags` as in open(2)."""
@@ -51,6 +53,8 @@ class Handles:
         """Forget a handle."""
         handle = self._files.pop(number)
         _take_one(self._opened, handle.node)
+        if handle.node not in self._opened:
+            self.over_quota.discard(handle.node)
         if handle.writable:
             _take_one(self._writers, handle.node)
 

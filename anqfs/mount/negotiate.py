@@ -10,6 +10,7 @@ reply that does not look as expected goes to the kernel unchanged.
 | DONT_MASK | the umask is left to the filesystem, which must ignore it where a default ACL is inherited |
 | PARALLEL_DIROPS | look-ups and listings of one directory need not wait for each other |
 | CACHE_SYMLINKS | targets of symbolic links stay in the page cache |
+| DIRECT_IO_ALLOW_MMAP (of the second word) | files that are opened without the write cache can be mapped as well |
 | EXPLICIT_INVAL_DATA, in place of AUTO_INVAL_DATA | cached pages are dropped only when the daemon says so: it is the only writer |
 
 Source: include/uapi/linux/fuse.h. Called by `session` once, after pyfuse3.init and before pyfuse3.main, outside any await.
@@ -42,6 +43,8 @@ _REQUEST = struct.Struct("<IIQQIIII")
 """length, opcode, unique, node, uid, gid, pid, padding"""
 _REQUEST_INIT = struct.Struct("<IIII")
 """major, minor, max_readahead, flags"""
+_REQUEST_FLAGS2 = struct.Struct("<I")
+"""Follows, where INIT_EXT is among the flags."""
 _REPLY = struct.Struct("<IiQ")
 """length, error, unique"""
 _REPLY_INIT = struct.Struct("<IIIIHHIIHHI")
@@ -56,6 +59,10 @@ PARALLEL_DIROPS = 1 << 18
 CACHE_SYMLINKS = 1 << 23
 EXPLICIT_INVAL_DATA = 1 << 25
 HANDLE_KILLPRIV_V2 = 1 << 28
+INIT_EXT = 1 << 30
+"""There is a second word of flags."""
+DIRECT_IO_ALLOW_MMAP = 1 << (36 - 32)
+"""In the second word."""
 WANTED = DONT_MASK | PARALLEL_DIROPS | CACHE_SYMLINKS | HANDLE_KILLPRIV_V2 | EXPLICIT_INVAL_DATA
 
 MAX_BACKGROUND = 64
@@ -90,6 +97,9 @@ def complete(request: bytes, reply: bytes) -> tuple[bytes, Negotiated]:
     kernel_minor, readahead, flags = offered
     major, minor, ahead, wanted, _background, _congestion, write, gran, pages, alignment, flags2 = _REPLY_INIT.unpack_from(reply, 16)
     wanted |= WANTED & flags
+    if _offered_second(request, flags) & DIRECT_IO_ALLOW_MMAP:
+        wanted |= INIT_EXT
+        flags2 |= DIRECT_IO_ALLOW_MMAP
     if wanted & EXPLICIT_INVAL_DATA:
         wanted &= ~AUTO_INVAL_DATA
     ahead = max(ahead, min(MAX_READAHEAD, readahead))
@@ -108,6 +118,14 @@ def _offered(request: bytes) -> tuple[int, int, int] | None:
     if opcode != _INIT or length != len(request) or major != 7:
         return None
     return minor, readahead, flags
+
+
+def _offered_second(request: bytes, flags: int) -> int:
+    """Return the second word of flags that the kernel offers, 0 without one."""
+    at = _REQUEST.size + _REQUEST_INIT.size
+    if not flags & INIT_EXT or len(request) < at + _REQUEST_FLAGS2.size:
+        return 0
+    return int(_REQUEST_FLAGS2.unpack_from(request, at)[0])
 
 
 def _plausible(request: bytes, reply: bytes) -> bool:

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from .readers import Readers
 
 _DOTS = ((b".", 1), (b"..", 2))
+DIRECT_BELOW = 256 << 20
+"""Bytes left of a quota below which (or below an eighth of it) files are opened for writing without the kernel's write cache, so that
+write(2) itself answers EDQUOT. The kernel keeps less than this: a FUSE mount may have a hundredth of the machine's dirty pages."""
 _ENOSYS = pyfuse3.FUSEError(errno.ENOSYS)
 
 
@@ -210,17 +213,29 @@ class AnqfsOperations(pyfuse3.Operations):
             node, inode = namespace.lookup(parent, name)
             if flags & os.O_TRUNC:
                 inode = namespace.set_attributes(node, size=0, caller=caller_of(ctx))
+            elif flags & os.O_ACCMODE:
+                namespace.file_locks.check(node)
         namespace.hold(node)
-        return pyfuse3.FileInfo(fh=self.handles.open(node, flags, ctx.uid)), self._entry(node, inode, self._stay)
+        return self._opened(node, inode, flags, ctx.uid), self._entry(node, inode, self._stay)
 
     @handler(changes=True)
     def open(self, node: int, flags: int, ctx: RequestContext) -> FileInfo:
         """Open a file. The kernel leaves O_TRUNC to us and sends no setattr; O_APPEND stays with the kernel."""
         if flags & (os.O_ACCMODE | os.O_TRUNC) and not is_live(node):
             raise FilesystemError(errno.EROFS)
+        inode = None
         if flags & os.O_TRUNC:
-            self.namespace.set_attributes(node, size=0, caller=caller_of(ctx))
-        return pyfuse3.FileInfo(fh=self.handles.open(node, flags, ctx.uid))
+            inode = self.namespace.set_attributes(node, size=0, caller=caller_of(ctx))
+        elif flags & os.O_ACCMODE:
+            inode = self.namespace.file_locks.check(node)
+        return self._opened(node, inode, flags, ctx.uid)
+
+    def _opened(self, node: int, inode: Inode | None, flags: int, uid: int) -> FileInfo:
+        """Return what the kernel is told of a newly opened file; `inode` is given when it may be written."""
+        info = pyfuse3.FileInfo(fh=self.handles.open(node, flags, uid))
+        if inode is not None and flags & os.O_ACCMODE:
+            info.direct_io = self.namespace.core.quotas.nearly_reached(inode, DIRECT_BELOW)
+        return info
 
     @handler()
     async def read(self, fh: int, offset: int, size: int) -> bytes:
@@ -242,7 +257,12 @@ class AnqfsOperations(pyfuse3.Operations):
         changes a mode, so who opened the file decides.
         """
         handle = self.handles[fh]
-        written = self.namespace.write(handle.node, offset, data, kill_privileges=not handle.privileged)
+        try:
+            written = self.namespace.write(handle.node, offset, data, kill_privileges=not handle.privileged)
+        except FilesystemError as error:
+            if error.errno == errno.EDQUOT:
+                self.handles.over_quota.add(handle.node)
+            raise
         self.durability.written()
         return written
 

@@ -34,7 +34,9 @@ from anqfs.store.schema import (
     Inode,
     Mark,
     Orphan,
+    Quota,
     Record,
+    TreeDelete,
     View,
     ViewNumber,
     inode_key,
@@ -129,6 +131,7 @@ class _Checker:
             self.judge_marks,
             self.judge_views,
             self.judge_orphans,
+            self.judge_of_directories,
             lambda: self.judge_extents(uses),
             lambda: self.judge_counters(families[0]),
             self.judge_root,
@@ -293,6 +296,18 @@ class _Checker:
                 self.complain(here, "it is listed as an orphan but does not exist")
             elif isinstance(inode, Inode) and inode.links and not inode.cut_epoch:
                 self.complain(here, "it is listed as an orphan but has a name")
+
+    def judge_of_directories(self) -> None:
+        """Judge what is recorded of live directories: quotas and deletions."""
+        for letter, kind in ((b"Q", Quota), (b"T", TreeDelete)):
+            for key, record in self.source.letter(letter):
+                self.seen()
+                ino = int.from_bytes(key[1:], "big")
+                inode = self.source.inode(ino)
+                if isinstance(record, kind) and (inode is Absent.MISSING or (isinstance(inode, Inode) and not inode.nlink)):
+                    self.complain(b"inode %d" % ino, f"it has a {kind_of(key)} but does not exist")
+                elif isinstance(inode, Inode) and not is_directory(inode.mode):
+                    self.complain(self.source.describe(ino), f"it has a {kind_of(key)} but is no directory")
 
     def judge_extents(self, uses: Uses) -> None:
         """Verify every extent, and count its uses."""

@@ -193,6 +193,8 @@ class Families:
             self.fault(f"its mode {inode.mode:o} has no known type")
         if stat.S_ISLNK(inode.mode) and inode.size != len(inode.target):
             self.fault("its size is not the length of its target")
+        if (inode.retained or inode.legal_hold) and not stat.S_ISREG(inode.mode):
+            self.fault("it has a file lock but is no regular file")
         if len(set(inode.links)) != len(inode.links):
             self.fault("it lists one of its names twice")
         if not is_directory(inode.mode) and inode.nlink != len(inode.links):
@@ -364,13 +366,16 @@ class Families:
         """Return `usage` with one child added; None when damage hides what it holds."""
         if usage is None or not isinstance(child, Inode):
             return None
+        parts, newest = [totals(usage), of_inode(child)], max(usage.changed, child.ctime)
         if is_directory(child.mode):
             below = self.source.get(usage_key(dirent.ino), Usage)
             if below is Absent.DAMAGED:
                 return None
-            below = below if isinstance(below, Usage) else Usage(0)
-            return Usage(0, *map(sum, zip(totals(usage), totals(below), of_inode(child), strict=True)))
-        return Usage(0, *map(sum, zip(totals(usage), of_inode(child), strict=True)))
+            if isinstance(below, Usage):
+                parts.append(totals(below))
+                newest = max(newest, below.changed)
+        size, allocated, files, directories, symlinks, others = map(sum, zip(*parts, strict=True))
+        return Usage(0, size, allocated, files, directories, symlinks, others, newest)
 
     def judge_directory(
         self, inode: Inode, entries: int | None, subdirectories: int | None, found: Usage | None, stored: Usage | None
@@ -383,6 +388,8 @@ class Families:
             return
         if totals(found) != totals(stored or Usage(0)):
             self.fault(f"its totals are {totals(stored or Usage(0))}, but what is below adds up to {totals(found)}")
+        if stored is not None and 0 < stored.changed < found.changed:
+            self.fault(f"the newest change below is at {found.changed} ns, but it says {stored.changed}")
 
     # ---------------------------------------------------- as of past epochs
 

@@ -18,6 +18,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 from anqfs.errors import FilesystemError, NoSpace
 from anqfs.namespace.nodes import SNAPSHOT_NAME
 from anqfs.namespace.packing import Packer
+from anqfs.namespace.quota_accounts import QuotaAccounts
 from anqfs.namespace.references import References
 from anqfs.namespace.usage import UsageTotals
 from anqfs.namespace.versions import Versions
@@ -71,6 +72,8 @@ def operation(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S,
         try:
             result = method(self, *args, **kwargs)
             core.versions.settle()
+            if core.quotas.any:
+                core.quotas.admit()
         except BaseException:
             volume.undo()
             core.undone()
@@ -108,6 +111,9 @@ class Core:
         self.versions = Versions(volume)
         self.references = References(volume)
         self.usage = UsageTotals(self.versions)
+        self.quotas = QuotaAccounts(self)
+        self.directory_goes: list[Callable[[int], None]] = [self.quotas.directory_goes]
+        """Who hears, inside the operation, that a directory is removed: what is recorded of it goes, too."""
         self.packer = Packer(self)
         self.held: dict[int, int] = {}
         """Live inodes that the kernel (or somebody else) holds: ino -> count."""
@@ -204,5 +210,25 @@ class Core:
         return ino, inode
 
     def put_inode(self, ino: int, old: Inode, new: Inode) -> None:
-        """Replace an inode's record."""
+        """Replace an inode's record. Raises EPERM when the inode is locked (`file_locks`)."""
+        if old.retained or old.legal_hold:
+            check_unlocked(old, self.clock())
         self.versions.put(inode_key(ino), old, new, ino, old)
+        ctime = new.ctime
+        if ctime != old.ctime:
+            self.usage.touched(new.links, ctime)
+
+    def put_rearranged(self, ino: int, old: Inode, new: Inode) -> None:
+        """Replace the record of an inode that stays the same for everybody: how it is kept, or its lock, changed."""
+        self.versions.put(inode_key(ino), old, new, ino, old)
+
+
+def is_locked(inode: Inode, now: int) -> bool:
+    """Tell whether a file lock holds at a time (ns): a retention that is not over, or a legal hold."""
+    return inode.legal_hold or inode.retained > now
+
+
+def check_unlocked(inode: Inode, now: int) -> None:
+    """Raise EPERM, as for an immutable file on ext4, while a file lock holds."""
+    if is_locked(inode, now):
+        raise FilesystemError(errno.EPERM, "the file is locked: nothing about it changes until its retention is over and no hold is on it")

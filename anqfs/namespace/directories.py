@@ -163,6 +163,7 @@ class Directories:
             parent, above, replace(above, birth=epoch, nlink=above.nlink + is_directory, size=above.size + 1, mtime=now, ctime=now)
         )
         core.usage.note(parent, of_inode(inode))
+        core.usage.touched(inode.links, now)
         return ino, inode
 
     def link(self, ino: int, inode: Inode, parent: int, name: bytes) -> Inode:
@@ -257,6 +258,8 @@ class Directories:
         core.versions.remove(dirent_key(parent, name_hash), dirent, parent, above)
         if is_directory:
             core.usage.directory_removed(ino, new, parent)
+            for tell in core.directory_goes:
+                tell(ino)
             core.after.append(lambda: core.versions.forget_directory(ino))
         if new.nlink == 0:
             self._reclaim.unnamed(ino, new)

@@ -255,7 +255,7 @@ class Files:
         grown = allocated(new) - allocated(old)
         if grown:
             core.usage.resized(inode, 0, grown)
-            core.put_inode(ino, inode, replace(inode, birth=core.versions.epoch, allocated=inode.allocated + grown))
+            core.put_rearranged(ino, inode, replace(inode, birth=core.versions.epoch, allocated=inode.allocated + grown))
 
     def _is_shared(self, window: Window) -> bool:
         """Tell whether a snapshot may need the extents of a window anyway, so that merging would only take more space."""
@@ -358,7 +358,7 @@ class Files:
         removed, following = self.remove_windows(ino, inode, max(inode.cut, position.next_window), limit, only_cut=True)
         if removed:
             core.usage.resized(inode, 0, -removed)
-            core.put_inode(ino, inode, replace(inode, birth=core.versions.epoch, allocated=inode.allocated - removed))
+            core.put_rearranged(ino, inode, replace(inode, birth=core.versions.epoch, allocated=inode.allocated - removed))
         if following is None:
             core.volume.delete(orphan_key(ino))
             return False

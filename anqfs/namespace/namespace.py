@@ -15,6 +15,7 @@ import time
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_IMODE, S_ISBLK, S_ISCHR, S_ISDIR, S_ISFIFO, S_ISREG, S_ISSOCK
 
 from anqfs.errors import AnqfsError, FilesystemError, StoreExists
+from anqfs.namespace import usage_xattrs
 from anqfs.namespace.core import Caller, check_new_name, operation
 from anqfs.namespace.files import check_regular
 from anqfs.namespace.nodes import SNAPSHOTS, ino_of
@@ -209,18 +210,30 @@ class Namespace(Reading):
 
     # --- extended attributes
 
-    @operation
     def setxattr(self, node: int, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
         """Set a value; `flags`: XATTR_CREATE 1, XATTR_REPLACE 2. An access ACL changes the mode too.
 
         Raises EEXIST, ENODATA, E2BIG, ERANGE, EOPNOTSUPP, EPERM, EACCES, EINVAL, ENOSPC, EROFS.
         """
+        if name == usage_xattrs.MAX_BYTES:
+            usage_xattrs.set_limit(self, node, value, caller)
+        else:
+            self._setxattr(node, name, value, flags, caller)
+
+    @operation
+    def _setxattr(self, node: int, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
         ino, inode = self.core.writable(node)
         self.xattrs.set(ino, inode, name, value, flags, caller)
 
-    @operation
     def removexattr(self, node: int, name: bytes, caller: Caller) -> None:
         """Remove an attribute. Raises ENODATA, EOPNOTSUPP, EPERM, EROFS."""
+        if name == usage_xattrs.MAX_BYTES:
+            usage_xattrs.set_limit(self, node, b"0", caller)
+        else:
+            self._removexattr(node, name)
+
+    @operation
+    def _removexattr(self, node: int, name: bytes) -> None:
         ino, inode = self.core.writable(node)
         self.xattrs.remove(ino, inode, name)
 

@@ -17,6 +17,7 @@ from anqfs.namespace import virtual_xattrs
 from anqfs.namespace.attributes import Attributes
 from anqfs.namespace.core import Core, operation
 from anqfs.namespace.directories import COOKIES_RESERVED, Directories
+from anqfs.namespace.file_locks import FileLocks
 from anqfs.namespace.files import Files, Range
 from anqfs.namespace.nodes import (
     BY_TIME,
@@ -30,6 +31,7 @@ from anqfs.namespace.nodes import (
     snapshots_node,
     versions_node,
 )
+from anqfs.namespace.quotas import Quotas
 from anqfs.namespace.reclaim import Reclaim
 from anqfs.namespace.renaming import Renaming
 from anqfs.namespace.settings import VolumeSettings
@@ -53,6 +55,8 @@ class Reading:
         self.renaming = Renaming(self.core, self.directories)
         self.attribute_changes = Attributes(self.core, self.files, self.xattrs)
         self.settings = VolumeSettings(self.core)
+        self.quotas = Quotas(self.core)
+        self.file_locks = FileLocks(self.core)
         self._snapshots = Snapshots(self.core)
         self._snapshots.load()
         if volume.get(inode_key(ROOT_INO)) is None:

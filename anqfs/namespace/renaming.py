@@ -183,6 +183,8 @@ class Renaming:
         if S_ISDIR(place.inode.mode):
             below = core.usage.below(place.dirent.ino)
             delta = (below[0], below[1], below[2], below[3] + ONE_DIRECTORY[3], below[4], below[5])
+            core.usage.touched(((goal, b""),), core.usage.changed_below(place.dirent.ino))
             core.after.append(core.versions.forget)
+            core.after.append(core.quotas.forget)
         core.usage.note(place.parent, negative(delta))
         core.usage.note(goal, delta)

@@ -2,13 +2,14 @@
 
 An operation notes its deltas at the directory that holds the name; they reach the records of that directory and of all its ancestors
 when `flush` runs: before a group closes, a snapshot is taken, a directory moves, and when somebody asks. A directory does not count
-itself. A file counts in each directory that names it, once for each name. `size` is that of regular files.
+itself. A file counts in each directory that names it, once for each name. `size` is that of regular files. `changed` is the newest change
+time of what is below: it goes up with each change, and removals do not take it back.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import Any
 
@@ -20,6 +21,7 @@ _log = logging.getLogger(__name__)
 Delta = tuple[int, int, int, int, int, int]
 """size, allocated, files, directories, symlinks, others."""
 ONE_DIRECTORY: Delta = (0, 0, 0, 1, 0, 0)
+NOTHING: Delta = (0, 0, 0, 0, 0, 0)
 
 
 def of_inode(inode: Inode) -> Delta:
@@ -55,87 +57,116 @@ class UsageTotals:
         self._versions = versions
         self._get: Callable[[bytes], Any] = versions.get
         self._pending: dict[int, Delta] = {}
-        self._noted: list[tuple[int, Delta]] = []
+        self._changed: dict[int, int] = {}
+        self.noted: list[tuple[int, Delta]] = []
+        """Deltas of the running operation."""
+        self._transfers: list[tuple[int, Delta]] = []
+        """What the running operation only moves from a directory that goes to its parent, so that no total above changes."""
+        self._touched: list[tuple[int, int]] = []
 
     @property
     def pending(self) -> bool:
         """Whether `flush` has anything to do."""
-        return bool(self._pending)
+        return bool(self._pending or self._changed)
+
+    def waiting(self) -> Iterator[tuple[int, Delta]]:
+        """Yield (directory, delta) of what is not in the records yet, without what the running operation adds or takes away."""
+        yield from self._pending.items()
+        yield from self._transfers
 
     def note(self, directory: int, delta: Delta) -> None:
         """Note a delta of the running operation."""
-        self._noted.append((directory, delta))
+        self.noted.append((directory, delta))
+
+    def touched(self, links: tuple[tuple[int, bytes], ...], when: int) -> None:
+        """Note a new change time (ns) of an inode with these names."""
+        for parent, _ in links:
+            self._touched.append((parent, when))
 
     def resized(self, inode: Inode, size: int, allocated: int) -> None:
         """Note that a regular file changed by `size` and `allocated` bytes: at each directory that names it."""
         if size or allocated:
             for parent, _ in inode.links:
-                self._noted.append((parent, (size, allocated, 0, 0, 0, 0)))
+                self.noted.append((parent, (size, allocated, 0, 0, 0, 0)))
 
     def done(self) -> None:
         """The operation finished: its deltas count."""
-        pending = self._pending
-        for directory, delta in self._noted:
+        pending, changed = self._pending, self._changed
+        if self._transfers:
+            self.noted += self._transfers
+            self._transfers.clear()
+        for directory, delta in self.noted:
             before = pending.get(directory)
             pending[directory] = delta if before is None else _plus(before, delta)
-        self._noted.clear()
+        self.noted.clear()
+        for directory, when in self._touched:
+            if when > changed.get(directory, 0):
+                changed[directory] = when
+        self._touched.clear()
 
     def undone(self) -> None:
         """The operation was undone."""
-        self._noted.clear()
+        self.noted.clear()
+        self._transfers.clear()
+        self._touched.clear()
 
     def below(self, ino: int) -> Delta:
         """Return the recorded totals of a directory; call after `flush`."""
         record: Usage | None = self._get(usage_key(ino))
         if record is None:
-            return (0, 0, 0, 0, 0, 0)
+            return NOTHING
         return (record.size, record.allocated, record.files, record.directories, record.symlinks, record.others)
+
+    def changed_below(self, ino: int) -> int:
+        """Return the recorded newest change time below a directory, 0 if none is known; call after `flush`."""
+        record: Usage | None = self._get(usage_key(ino))
+        return 0 if record is None else record.changed
 
     def directory_removed(self, ino: int, inode: Inode, parent: int) -> None:
         """Remove an empty directory's record. What was pending there still has to reach the ancestors, through `parent`."""
         delta = self._pending.get(ino)
         if delta is not None:
-            self.note(parent, delta)
-            self.note(ino, negative(delta))
+            self._transfers += ((parent, delta), (ino, negative(delta)))
         record: Usage | None = self._get(usage_key(ino))
         if record is not None:
             self._versions.remove(usage_key(ino), record, ino, inode)
 
     def flush(self) -> None:
         """Add what is pending to the directories and all their ancestors. One operation of its own; damage is logged and skipped."""
-        pending, volume = self._pending, self._versions.volume
-        if not pending:
-            return
-        if not any(any(delta) for delta in pending.values()):
-            pending.clear()
-            return
-        volume.begin()
-        try:
-            for directory, delta in self._sums().items():
-                if any(delta):
-                    self._add(directory, delta)
-            self._versions.settle()
-        except BaseException:
-            volume.undo()
-            self._versions.reload()
-            raise
-        volume.finish()
-        pending.clear()
+        volume = self._versions.volume
+        sums, changed = self._sums()
+        if sums or changed:
+            volume.begin()
+            try:
+                for directory in sums.keys() | changed.keys():
+                    self._add(directory, sums.get(directory, NOTHING), changed.get(directory, 0))
+                self._versions.settle()
+            except BaseException:
+                volume.undo()
+                self._versions.reload()
+                raise
+            volume.finish()
+        self._pending.clear()
+        self._changed.clear()
 
-    def _sums(self) -> dict[int, Delta]:
-        """Return what to add to each directory: its own delta and all those below, worked out from the deepest up."""
+    def _sums(self) -> tuple[dict[int, Delta], dict[int, int]]:
+        """Return what to add to each directory, and its new newest change time: its own and those below, from the deepest up."""
+        sums = {ino: delta for ino, delta in self._pending.items() if any(delta)}
+        newest = dict(self._changed)
         parents: dict[int, int] = {}
         depths: dict[int, int] = {}
-        for directory, delta in self._pending.items():
-            if any(delta):
-                self._climb(directory, parents, depths)
-        sums = {ino: delta for ino, delta in self._pending.items() if any(delta)}
+        for directory in sums.keys() | newest.keys():
+            self._climb(directory, parents, depths)
         for ino in sorted(depths, key=depths.__getitem__, reverse=True):
             parent = parents.get(ino)
-            if parent is not None and ino in sums:
+            if parent is None:
+                continue
+            if ino in sums:
                 before = sums.get(parent)
                 sums[parent] = sums[ino] if before is None else _plus(before, sums[ino])
-        return sums
+            if newest.get(ino, 0) > newest.get(parent, 0):
+                newest[parent] = newest[ino]
+        return {ino: delta for ino, delta in sums.items() if any(delta)}, newest
 
     def _climb(self, ino: int, parents: dict[int, int], depths: dict[int, int]) -> None:
         """Note the parents and depths of a directory and its ancestors, as far as they are not known yet."""
@@ -157,14 +188,17 @@ class UsageTotals:
             depth += 1
             depths[each] = depth
 
-    def _add(self, ino: int, delta: Delta) -> None:
+    def _add(self, ino: int, delta: Delta, changed: int) -> None:
         versions = self._versions
         try:
             inode: Inode | None = self._get(inode_key(ino))
             if inode is None or (not inode.links and ino != 1):
                 return
             old: Usage | None = self._get(usage_key(ino))
-            total = delta if old is None else _plus(self.below(ino), delta)
-            versions.put(usage_key(ino), old, Usage(versions.epoch, *total), ino, inode)
+            if old is None:
+                new = Usage(versions.epoch, *delta, changed)
+            else:
+                new = Usage(versions.epoch, *_plus(self.below(ino), delta), max(old.changed, changed))
+            versions.put(usage_key(ino), old, new, ino, inode)
         except (Damaged, FilesystemError) as error:
             _log.error("usage: totals of inode %d are not updated: %s", ino, error)

@@ -1,13 +1,14 @@
 """Virtual extended attributes: answers to questions that other programs put as getxattr(2). Called by `reading`; trio thread.
 
-They are computed when asked for, never kept, never listed, and cannot be set. The kernel lets those ask who may read the inode (it has no
-rule of its own for these namespaces), so nothing here tells more than a listing of the directory would.
+They are computed when asked for, never kept, never listed, and cannot be set, but for the quota. The kernel lets those ask who may read
+the inode (it has no rule of its own for these namespaces), so nothing here tells more than a listing of the directory would.
 
 - `ceph.snap.btime`, of everything in a snapshot: when Previous Versions says the snapshot was taken, as `SECONDS.NANOSECONDS`. Samba's
   vfs_ceph_snapshots asks for it.
 - `glusterfs.get_real_filename:NAME`, of a directory: the name there that differs from NAME at most in case, and a NUL. Samba's
   vfs_glusterfs_fuse asks for it, where it would read the whole directory otherwise.
 - `user.DOSATTRIB`, of `.snapshot`: hidden and system, in Samba's form.
+- `ceph.dir.*` and `ceph.quota.max_bytes`: see `usage_xattrs`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from anqfs.errors import FilesystemError
+from anqfs.namespace import usage_xattrs
 
 if TYPE_CHECKING:
     from anqfs.namespace.reading import Reading
@@ -69,5 +71,6 @@ def real_name(namespace: Reading, node: int, name: bytes) -> bytes:
 ANSWERS: dict[bytes, Answer] = {
     b"ceph.snap.btime": snapshot_time,
     b"glusterfs.get_real_filename:": real_name,
+    **usage_xattrs.ANSWERS,
 }
 """By name; one that takes an argument ends in a colon."""

@@ -68,6 +68,15 @@ async def _restore(session: Session, snapshot: int) -> None:
     session.changed()
 
 
+async def _lock(session: Session, path: str, retained: int | None, legal_hold: bool | None) -> None:
+    await session.flush()
+    node = 1
+    for part in filter(None, path.split("/")):
+        node = session.namespace.lookup(node, os.fsencode(part))[0]
+    session.namespace.file_locks.change(node, retained=retained, legal_hold=legal_hold)
+    session.changed()
+
+
 async def _behind(session: Session, directory: str) -> None:
     """Change files without the kernel's knowing."""
     namespace = session.namespace
@@ -84,6 +93,7 @@ ASK: dict[str, Callable[..., Awaitable[Any]]] = {
     "flush": lambda session: session.flush(),
     "durable": lambda session: session.durable(),
     "invalidate": _invalidate,
+    "lock": _lock,
     "behind": _behind,
     "fail": _fail,
     "stall": _stall,
