@@ -16,6 +16,7 @@ import trio
 
 import anqfs
 from anqfs.control import keys, offline, wire
+from anqfs.control.coherence import Coherence
 from anqfs.control.jobs import Jobs
 from anqfs.control.requests import KeyRequest, RestoreRequest, ScrubRequest, SettingsRequest
 from anqfs.errors import AnqfsError, CommitFailed, Damaged, MountFailed, NotFound, ReadOnlyVolume, StoreInUse, UsageError
@@ -55,6 +56,7 @@ class Service:
         self.volume = session.volume
         self.namespace = session.namespace
         self.jobs = jobs
+        self.kernel = Coherence(session)
         self._unmount = unmount
         self._over = over
         self._scrub: Scrub | None = None

@@ -41,6 +41,7 @@ class Attributes:
         atime: int | None,
         mtime: int | None,
         ctime: int | None,
+        btime: int | None,
         caller: Caller,
     ) -> Inode:
         """Set what is not None; times in ns. Returns the new inode. Raises what `Files.resize` does, NoSpace never."""
@@ -64,6 +65,7 @@ class Attributes:
             atime=new.atime if atime is None else atime,
             mtime=new.mtime if mtime is None else mtime,
             ctime=now if ctime is None else ctime,
+            btime=new.btime if btime is None else btime,
         )
         core.put_inode(ino, old, new)
         return new

@@ -165,11 +165,12 @@ class Namespace(Reading):
         atime: int | None = None,
         mtime: int | None = None,
         ctime: int | None = None,
+        btime: int | None = None,
         caller: Caller,
     ) -> Inode:
         """Set what is given and return the new inode. Raises EROFS, ESTALE, EISDIR, EINVAL, EFBIG."""
         ino, inode = self.core.writable(node)
-        return self.attribute_changes.set(ino, inode, mode, uid, gid, size, atime, mtime, ctime, caller)
+        return self.attribute_changes.set(ino, inode, mode, uid, gid, size, atime, mtime, ctime, btime, caller)
 
     # --- data
 
@@ -189,6 +190,21 @@ class Namespace(Reading):
             new = self.attribute_changes.written(ino, inode, new, kill_privileges)
         core.put_inode(ino, inode, new)
         return len(data)
+
+    @operation
+    def copy_window(self, source: int, index: int, target: int, place: int) -> int:
+        """Make one aligned MiB of a live file equal to one of another file, sharing its data; returns the bytes of the file copied.
+
+        `source` may be in a snapshot. Raises EISDIR, EINVAL, EFBIG, EROFS, ESTALE, NoSpace.
+        """
+        self.core.writable(target)
+        return self.copying.window(self._inode(source), index, target, place)
+
+    @operation
+    def clear_window(self, node: int, index: int) -> None:
+        """Make a hole of one aligned MiB of a live file, whose size stays. Raises EISDIR, EINVAL, EROFS, ESTALE."""
+        self.core.writable(node)
+        self.copying.clear(node, index)
 
     def hold(self, node: int) -> None:
         """Keep an inode alive without a name: the kernel looked it up or opened it."""

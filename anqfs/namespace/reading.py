@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from anqfs.errors import AnqfsError, Damaged, FilesystemError, ReadOnlyVolume
 from anqfs.namespace import virtual_xattrs
 from anqfs.namespace.attributes import Attributes
+from anqfs.namespace.copying import Copying
 from anqfs.namespace.core import Core, operation
 from anqfs.namespace.directories import COOKIES_RESERVED, Directories
 from anqfs.namespace.file_locks import FileLocks
@@ -50,6 +51,7 @@ class Reading:
         self.core = Core(volume, clock)
         self.xattrs = Xattrs(self.core)
         self.files = Files(self.core)
+        self.copying = Copying(self.core, self.files)
         self.reclaim = Reclaim(self.core, self.files, self.xattrs)
         self.directories = Directories(self.core, self.xattrs, self.reclaim)
         self.renaming = Renaming(self.core, self.directories)
@@ -80,6 +82,11 @@ class Reading:
         if inode is None:
             raise FilesystemError(errno.ESTALE)
         return ino, inode, epoch
+
+    def snapshot_of(self, node: int) -> Snapshot | None:
+        """Return the snapshot that a node is in; None for live nodes and doors. Raises ESTALE."""
+        view = node >> INO_BITS
+        return self._snapshots.views.find(view).snapshot if 0 < view < VERSIONS else None
 
     def generation(self, node: int) -> int:
         """Return the generation of a node id: 0 except for view numbers that came back. Raises ESTALE."""

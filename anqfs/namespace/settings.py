@@ -24,7 +24,7 @@ class VolumeSettings:
         return found if isinstance(found, Settings) else Settings()
 
     @operation
-    def change(self, *, snapshot_directory_mode: str | None = None) -> Settings:
+    def change(self, *, snapshot_directory_mode: str | None = None, cluster_name: str | None = None) -> Settings:
         """Set what is not None and return the settings. Raises UsageError for a mode that there is not, NoSpace, ReadOnlyVolume."""
         new = self.read()
         if snapshot_directory_mode is not None:
@@ -32,6 +32,8 @@ class VolumeSettings:
                 modes = ", ".join(SNAPSHOT_DIRECTORY_MODES)
                 raise UsageError(f"the snapshot directory mode is one of {modes}, not {snapshot_directory_mode[:40]!a}")
             new = replace(new, snapshot_directory_mode=snapshot_directory_mode)
+        if cluster_name is not None:
+            new = replace(new, cluster_name=cluster_name)
         self.core.room(RECORD_ROOM)
         self.core.volume.put(SETTINGS, new)
         return new

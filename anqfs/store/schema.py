@@ -261,6 +261,8 @@ class Settings(Record, frozen=True, array_like=True, gc=False):
 
     snapshot_directory_mode: str = "visible"
     """How SMB shows `.snapshot`: visible (listed in a share's root), hidden (found by name) or disabled (previous versions only)."""
+    cluster_name: str = "anqfs"
+    """What clients of the API are shown."""
 
 
 SETTINGS = b"Csettings"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from anqfs.control import wire
 from anqfs.control.rest.faults import Refused
 from anqfs.errors import FilesystemError, UsageError
+from anqfs.namespace.nodes import ino_of, view_of
 from anqfs.namespace.nodes import node_of as node_in_view
-from anqfs.namespace.nodes import view_of
 from anqfs.store.schema import INO_MAX, ROOT_INO
 
 if TYPE_CHECKING:
@@ -76,6 +76,18 @@ def parent_of(namespace: Namespace, path: bytes) -> tuple[int, bytes]:
     if not parts:
         raise UsageError("this cannot be done to the volume's root")
     return walk(namespace, ROOT_INO, parts[:-1]), parts[-1]
+
+
+def live(node: int) -> int:
+    """Return a node that is in the live tree. Raises FilesystemError EROFS for what is in a snapshot, and for `.snapshot`."""
+    if view_of(node):
+        raise FilesystemError(errno.EROFS, "it is in a snapshot, which nothing changes")
+    return node
+
+
+def shown_id(node: int, *, in_snapshot: bool) -> str:
+    """Return a node's id: in a snapshot that the request names, that of the inode."""
+    return str(ino_of(node) if in_snapshot else node)
 
 
 def snapshot_top(service: Service, snapshot: int) -> int:

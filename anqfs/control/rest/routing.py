@@ -79,6 +79,10 @@ class Call:
 
     # --- what was asked
 
+    def raw(self, name: str) -> bytes:
+        """Return the bytes of a component of the path, percent-decoded."""
+        return self._parameters[name]
+
     def text(self, name: str) -> str:
         """Return a component of the path, percent-decoded."""
         return wire.text(self._parameters[name])
