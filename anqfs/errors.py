@@ -131,3 +131,10 @@ class CommitFailed(AnqfsError):
 
     errno = _errno.EIO
     exit_code = 11
+
+
+class ExportFailed(AnqfsError):
+    """A file server that exports a volume cannot be started, changed or stopped."""
+
+    errno = _errno.EIO
+    exit_code = 12

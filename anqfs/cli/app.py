@@ -13,7 +13,16 @@ from typing import Annotated
 import typer
 
 import anqfs
-from anqfs.cli import check_commands, key_commands, output, settings_commands, snapshot_commands, status_commands, volume_commands
+from anqfs.cli import (
+    check_commands,
+    export_commands,
+    key_commands,
+    output,
+    settings_commands,
+    snapshot_commands,
+    status_commands,
+    volume_commands,
+)
 from anqfs.errors import AnqfsError
 
 _TOUR = """An encrypted filesystem with immutable snapshots of any directory.
@@ -39,6 +48,7 @@ Exit codes:
   3 no store there, or one is  9 damaged, another root, a newer format
   4 wrong key                 10 no space
   5 store in use              11 read-only, or a commit failed
+                              12 a file server failed
                              130 interrupted
 """
 
@@ -72,6 +82,7 @@ app.command()(status_commands.status)
 app.add_typer(snapshot_commands.app, name="snapshot")
 app.add_typer(key_commands.app, name="key")
 app.add_typer(settings_commands.app, name="settings")
+app.add_typer(export_commands.app, name="export")
 app.command()(check_commands.check)
 app.command()(check_commands.scrub)
 app.command()(status_commands.usage)

@@ -89,6 +89,19 @@ def facts(pairs: Iterable[tuple[str, str]]) -> None:
         say(f"{name + ':':<{width}}{value}")
 
 
+def servers_line(document: dict[str, Any]) -> str:
+    """Return in a line how a volume's file servers are, from their status."""
+    if not document["running"]:
+        return "do not run"
+    if document["fault"]:
+        return f"FAULT: {document['fault']}"
+    if document["paused"]:
+        return "stopped while the volume is unmounted"
+    if document["waiting_for_mount"]:
+        return "wait for the volume to be mounted"
+    return ", ".join(f"{one['server']} {one['state']} on {one['address']} port {one['port']}" for one in document["servers"])
+
+
 class Progress:
     """One changing line on a terminal's stderr; silent when stderr is no terminal or `quiet`."""
 

@@ -44,11 +44,11 @@ def status(
 
 
 def _ask(entry: Any, *, latency: bool) -> dict[str, Any]:
-    from anqfs.control import client
+    from anqfs.control import client, exports
 
     daemon = client.Client(entry)
     answer: dict[str, Any] = daemon.get("/anqfs/v1/status", latency=1) if latency else daemon.get("/anqfs/v1/status")
-    return answer
+    return {**answer, "exports": exports.status_of_mount(entry.mountpoint)}
 
 
 def _of(place: str, *, latency: bool) -> dict[str, Any]:
@@ -127,6 +127,8 @@ def _mounted_facts(document: dict[str, Any]) -> list[tuple[str, str]]:
         pairs.append(("FAILED", document["failed"]))
     if document["restore"] is not None:
         pairs.append(("restore", line(document["restore"])))
+    if document["exports"] is not None:
+        pairs.append(("file servers", output.servers_line(document["exports"])))
     return pairs
 
 

@@ -47,12 +47,15 @@ def mount(
         str | None,
         typer.Option("--expect-root", metavar="N:HEX", help="Refuse a store whose root digest is another (`anqfs status` shows it)."),
     ] = None,
+    fsid_device: Annotated[
+        bool, typer.Option("--fsid-device", help="Mount on a small loop device, so that NFS clients' handles outlast a remount.")
+    ] = False,
 ) -> None:
     """Mount a store. Returns when the mount answers; the daemon goes on in the background.
 
     Options after -o: ro, allow_other (root has it always), nosuid, nodev, noexec, noatime, keyfile=FILE, passphrasefile=FILE,
-    expect_root=N:HEX. Those that only mount(8) and systemd read (auto, nofail, _netdev, x-...) are accepted. A comma in a value is written
-    as a backslash and a comma.
+    expect_root=N:HEX, fsid_device. Those that only mount(8) and systemd read (auto, nofail, _netdev, x-...) are accepted. A comma in a
+    value is written as a backslash and a comma.
 
     A dead mount point that a killed daemon left is cleared first. A store can be mounted once at a time.
 
@@ -72,6 +75,7 @@ def mount(
         key_file, passphrase_file = wanted.key_file, wanted.passphrase_file
     if expect_root is not None:
         wanted = wanted._replace(expect_root=options.check_root(expect_root))
+    wanted = wanted._replace(fsid_device=wanted.fsid_device or fsid_device)
     order = launch.prepare(store, mountpoint, wanted)
     secret = obtain(key_file, passphrase_file, f"Passphrase of {wire.shown(store)}")
     if foreground:
@@ -80,7 +84,7 @@ def mount(
 
 
 def umount(mountpoint: Annotated[str, typer.Argument(metavar="MOUNTPOINT", help="Where the volume is mounted.")]) -> None:
-    """Unmount a volume. Returns when everything is durable and the daemon is gone.
+    """Unmount a volume. Returns when everything is durable and the daemon is gone. Its file servers (`anqfs export`) are stopped first.
 
     Refused with exit code 6 while files are open below the mount point, or while a restore runs. The dead mount point that a killed
     daemon left is cleared.

@@ -52,6 +52,7 @@ class Order(NamedTuple):
     allow_other: bool = False
     kernel: tuple[str, ...] = ()
     expect_root: str | None = None
+    fsid_device: bool = False
 
 
 Report = Callable[[dict[str, Any]], None]
@@ -102,7 +103,7 @@ def _mount_options(order: Order) -> MountOptions:
     flags -= {_OPPOSITES[flag] for flag in order.kernel if flag in _OPPOSITES}
     if not root:
         flags -= set(_ROOT_FLAGS)
-    return MountOptions(allow_other=root or order.allow_other, suid_dev=False, extra=frozenset(flags))
+    return MountOptions(allow_other=root or order.allow_other, suid_dev=False, fsid_device=order.fsid_device, extra=frozenset(flags))
 
 
 class _Daemon:

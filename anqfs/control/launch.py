@@ -55,6 +55,7 @@ def prepare(store: str, mountpoint: str, options: Options) -> dict[str, Any]:
         "allow_other": options.allow_other,
         "kernel": options.kernel,
         "expect_root": options.expect_root,
+        "fsid_device": options.fsid_device,
     }
 
 
@@ -164,15 +165,22 @@ def _wait_for_answer(entry: Entry) -> None:
 
 
 def unmount(mountpoint: str) -> None:
-    """Unmount; return when everything is durable and the daemon is gone. Clears a dead mount point.
+    """Unmount; return when everything is durable and the daemon is gone. Clears a dead mount point. File servers are stopped first.
 
-    Raises NotMounted, MountFailed when it is busy, and the error of a last commit that failed.
+    Raises NotMounted, MountFailed when it is busy, and the error of a last commit that failed. When it stays mounted, the servers go on.
     """
+    from anqfs.control import exports
+
     point = locate.mount_point(mountpoint)
     mount = place.mounted_at(point)
-    shown = wire.shown(point)
     if mount is None or mount.kind not in locate.KINDS:
-        raise NotMounted(f"{shown}: is no anqfs mount point")
+        raise NotMounted(f"{wire.shown(point)}: is no anqfs mount point")
+    with exports.stopped(point):
+        _take_away(point, mount)
+
+
+def _take_away(point: bytes, mount: place.Mount) -> None:
+    shown = wire.shown(point)
     if locate.is_dead(point):
         place.detach(point)
         registry.entries()

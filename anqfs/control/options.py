@@ -54,6 +54,7 @@ class Options(NamedTuple):
     key_file: str | None = None
     passphrase_file: str | None = None
     expect_root: str | None = None
+    fsid_device: bool = False
 
 
 def split(text: str) -> list[str]:
@@ -82,7 +83,7 @@ def check_root(root: str) -> str:
 
 def parse(given: list[str]) -> Options:
     """Return what the `-o` arguments ask for; the last of two opposites counts. Raises UsageError naming what is not known."""
-    read_only = allow_other = False
+    read_only = allow_other = fsid_device = False
     kernel: list[str] = []
     values: dict[str, str] = {}
     for option in (part for text in given for part in split(text)):
@@ -91,6 +92,8 @@ def parse(given: list[str]) -> Options:
             read_only = option == "ro"
         elif option == "allow_other":
             allow_other = True
+        elif option == "fsid_device":
+            fsid_device = True
         elif option in _FOR_THE_KERNEL:
             kernel = [flag for flag in kernel if flag not in (option, _OPPOSITES.get(option))] + [option]
         elif name in _IMPLIED and (not equals or name == "user"):
@@ -108,6 +111,7 @@ def parse(given: list[str]) -> Options:
         values.get("keyfile"),
         values.get("passphrasefile"),
         check_root(values["expect_root"]) if "expect_root" in values else None,
+        fsid_device,
     )
 
 

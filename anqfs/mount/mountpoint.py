@@ -148,7 +148,8 @@ def set_readahead(point: bytes, kilobytes: int) -> bool:
     mount = mounted_at(point)
     if mount is None:
         return False
-    setting = Path(f"/sys/class/bdi/{os.major(mount.device)}:{os.minor(mount.device)}/read_ahead_kb")
+    kind = "-fuseblk" if mount.kind.startswith(b"fuseblk") else ""  # else it would be the setting of the block device itself
+    setting = Path(f"/sys/class/bdi/{os.major(mount.device)}:{os.minor(mount.device)}{kind}/read_ahead_kb")
     try:
         setting.write_text(str(kilobytes))
     except OSError as error:

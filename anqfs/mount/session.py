@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from . import poll
 from .background import Background
 from .durability import Durability
 from .flush import Flush
+from .identity import identity_device
 from .invalidate import Invalidation
 from .negotiate import Negotiated, fuse_descriptors, negotiate
 from .operations import AnqfsOperations
@@ -49,12 +51,13 @@ class MountOptions:
     """How to mount.
 
     `allow_other`: let other users in; None: when root. `readahead_kb`: the kernel's read-ahead. `extra`: options for libfuse as they are.
-    `suid_dev`: honour setuid files and devices; None: when root, as any local filesystem does.
+    `suid_dev`: honour setuid files and devices; None: when root, as any local filesystem does. `fsid_device`: see `identity`.
     """
 
     allow_other: bool | None = None
     readahead_kb: int = 8192
     suid_dev: bool | None = None
+    fsid_device: bool = False
     extra: frozenset[str] = field(default_factory=frozenset)
 
 
@@ -174,10 +177,10 @@ class Session:
         }
 
 
-def fuse_options(options: MountOptions, *, read_only: bool) -> set[str]:
-    """Return the mount options for libfuse. Never max_read: it would cut requests to pieces."""
+def fuse_options(options: MountOptions, *, read_only: bool, device: str | None = None) -> set[str]:
+    """Return the mount options for libfuse; `device` is the block device to mount on. Never max_read: it would cut requests to pieces."""
     root = os.geteuid() == 0
-    chosen = {"default_permissions", "fsname=anqfs", "subtype=anqfs"}
+    chosen = {"default_permissions", "subtype=anqfs", *(("fsname=anqfs",) if device is None else ("blkdev", f"fsname={device}"))}
     if root if options.allow_other is None else options.allow_other:
         chosen.add("allow_other")
     if root if options.suid_dev is None else options.suid_dev:
@@ -191,7 +194,9 @@ def _mount(session: Session, options: MountOptions) -> None:
     """Make the mount and agree with the kernel on how to talk. Raises MountFailed."""
     before = fuse_descriptors()
     try:
-        pyfuse3.init(session.operations, os.fsdecode(session.mountpoint), fuse_options(options, read_only=session.volume.read_only))
+        with identity_device(session.volume.uuid) if options.fsid_device else nullcontext() as device:
+            chosen = fuse_options(options, read_only=session.volume.read_only, device=device)
+            pyfuse3.init(session.operations, os.fsdecode(session.mountpoint), chosen)
     except RuntimeError as error:
         raise MountFailed(f"the kernel or fusermount3 refused the mount at {os.fsdecode(session.mountpoint)!r} ({error})") from None
     try:

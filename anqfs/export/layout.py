@@ -1,0 +1,172 @@
+"""Where an export's files are: the configuration directory (CONFDIR) and the index that finds it by the mount point. Any thread.
+
+CONFDIR is private (0700) and holds `export.toml` (what a person says), `generated/` (what is made from it) and `state/` (the servers'
+databases, recovery records, logs and pid files). The index is `$ANQFS_EXPORT_DIR`, or `/etc/anqfs/export` for root, or
+`$XDG_CONFIG_HOME/anqfs/export`, or `~/.config/anqfs/export`: for each mount point it has either CONFDIR itself or a link to it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from anqfs.errors import UsageError
+
+DIRECTORY_VARIABLE = "ANQFS_EXPORT_DIR"
+_PLAIN = re.compile(rb"[A-Za-z0-9:_.]")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of one CONFDIR, which is absolute."""
+
+    root: Path
+
+    @property
+    def file(self) -> Path:
+        """What is exported to whom."""
+        return self.root / "export.toml"
+
+    @property
+    def generated(self) -> Path:
+        """Configuration made from it."""
+        return self.root / "generated"
+
+    @property
+    def ganesha_conf(self) -> Path:
+        """The NFS server's configuration."""
+        return self.generated / "ganesha.conf"
+
+    @property
+    def idmapd_conf(self) -> Path:
+        """Which Kerberos principal is which user."""
+        return self.generated / "idmapd.conf"
+
+    @property
+    def smb_conf(self) -> Path:
+        """The SMB server's configuration."""
+        return self.generated / "smb.conf"
+
+    @property
+    def state(self) -> Path:
+        """What the servers keep."""
+        return self.root / "state"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the supervisor as long as it lives."""
+        return self.state / "supervisor.lock"
+
+    @property
+    def status(self) -> Path:
+        """What the supervisor last knew."""
+        return self.state / "status.json"
+
+    @property
+    def supervisor_log(self) -> Path:
+        """The supervisor's log."""
+        return self.state / "supervisor.log"
+
+    @property
+    def nfs(self) -> Path:
+        """State of the NFS server."""
+        return self.state / "nfs"
+
+    @property
+    def nfs_recovery(self) -> Path:
+        """Which clients hold opens and locks."""
+        return self.nfs / "recovery"
+
+    @property
+    def nfs_credentials(self) -> Path:
+        """Kerberos credentials of the NFS server."""
+        return self.nfs / "credentials"
+
+    @property
+    def smb(self) -> Path:
+        """State of the SMB server."""
+        return self.state / "smb"
+
+    def smb_directories(self) -> dict[str, Path]:
+        """Return smb.conf's name of each private directory, and where it is."""
+        return {
+            "private dir": self.smb / "private",
+            "state directory": self.smb / "state",
+            "cache directory": self.smb / "cache",
+            "lock directory": self.smb / "lock",
+            "pid directory": self.smb / "run",
+            "ncalrpc dir": self.smb / "ncalrpc",
+        }
+
+    def make(self) -> None:
+        """Make every directory. Raises OSError."""
+        private = [self.root, self.generated, self.state, self.nfs, self.nfs_recovery, self.nfs_credentials, self.smb, self.smb / "log"]
+        for directory in private:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for directory in self.smb_directories().values():
+            directory.mkdir(mode=0o755, exist_ok=True)  # Samba refuses some of them when others cannot read; the parents are closed
+
+
+def escape(point: bytes) -> str:
+    """Return a mount point as a file name, as systemd-escape(1) --path does: slashes are dashes, what is unusual is \\xNN."""
+    path = point.strip(b"/")
+    name = ""
+    for number, byte in enumerate(path):
+        letter = bytes((byte,))
+        if letter == b"/":
+            name += "-"
+        elif _PLAIN.fullmatch(letter) and not (letter == b"." and number == 0):
+            name += letter.decode()
+        else:
+            name += f"\\x{byte:02x}"
+    return name or "-"
+
+
+def index() -> Path | None:
+    """Return the directory that has one entry for each mount point with exports; None when this user has none."""
+    named = os.environ.get(DIRECTORY_VARIABLE)
+    if named:
+        return Path(named)
+    if os.geteuid() == 0:
+        return Path("/etc/anqfs/export")
+    home = os.environ.get("HOME")
+    private = os.environ.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else None)
+    return Path(private, "anqfs/export") if private else None
+
+
+def find(point: bytes) -> Layout | None:
+    """Return the layout for an absolute mount point, None when nothing was ever exported there."""
+    where = index()
+    if where is None:
+        return None
+    root = where / escape(point)
+    return Layout(root.resolve()) if (root / "export.toml").exists() else None
+
+
+def every() -> list[Layout]:
+    """Return the layouts in the index, sorted by mount point."""
+    where = index()
+    if where is None or not where.is_dir():
+        return []
+    return [Layout(path.resolve()) for path in sorted(where.iterdir()) if (path / "export.toml").exists()]
+
+
+def place(point: bytes, directory: Path | None) -> Layout:
+    """Return the layout to make for a mount point: `directory`, noted in the index, or one in the index. Raises UsageError, OSError."""
+    where = index()
+    if where is None:
+        raise UsageError(f"there is no home directory for the export's files: name one in {DIRECTORY_VARIABLE}")
+    entry = where / escape(point)
+    if entry.is_symlink() and not (entry / "export.toml").exists():
+        entry.unlink()  # its CONFDIR was removed
+    if directory is None:
+        return Layout(entry)
+    root = directory.resolve()
+    if root != entry.resolve():
+        where.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if entry.exists():
+            raise UsageError(f"{entry} exists already: remove it first")
+        entry.symlink_to(root)
+    return Layout(root)

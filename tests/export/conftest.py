@@ -1,0 +1,101 @@
+"""Volumes that real file servers export: a private configuration, ports of their own on the loopback, and everything reaped.
+
+What a test leaves running without stopping it fails the test.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import leftovers
+import pytest
+
+from tests.cli.conftest import Bench
+from tests.places import plain_temporary
+
+GRACE, LEASE = 4, 4
+"""Seconds. Short, because clients wait for the whole of them after a restart."""
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Served(Bench):
+    """A bench whose volume can be exported."""
+
+    def __init__(self, top: Path) -> None:
+        super().__init__(top)
+        self.index = top / "index"
+        self.environment["ANQFS_EXPORT_DIR"] = str(self.index)
+        self.nfs_port, self.smb_port = free_port(), free_port()
+
+    def mount(self, *options: str) -> int:
+        """Mount so that NFS handles outlast a remount."""
+        return super().mount("--fsid-device", *options)
+
+    def init(self, *options: str) -> None:
+        """Begin to export, with short times."""
+        self.ok("export", "init", self.mountpoint, "--nfs-port", str(self.nfs_port), "--smb-port", str(self.smb_port), *options)
+        self.edit("grace_seconds = 90", f"grace_seconds = {GRACE}")
+        self.edit("lease_seconds = 60", f"lease_seconds = {LEASE}")
+
+    @property
+    def conf(self) -> Path:
+        """CONFDIR."""
+        (entry,) = self.index.iterdir()
+        return entry.resolve()
+
+    def edit(self, old: str, new: str) -> None:
+        """Change export.toml as a person would."""
+        file = self.conf / "export.toml"
+        text = file.read_text()
+        assert text.count(old) == 1, (old, text)
+        file.write_text(text.replace(old, new))
+
+    def start(self) -> None:
+        """Start the servers."""
+        self.ok("export", "start", self.mountpoint)
+
+    def status(self) -> Any:
+        """Return what `anqfs export status` says."""
+        return self.json("export", "status", self.mountpoint)
+
+    def server(self, kind: str) -> Any:
+        """Return the status of one server, {} when it is not there."""
+        return next((one for one in self.status()["servers"] if one["server"] == kind), {})
+
+    def nfs(self, name: str, version: str = "4.1") -> str:
+        """Return the address of an export for nfs-rs."""
+        return f"nfs://127.0.0.1/{name}?version={version}&nfsport={self.nfs_port}&noresvport=true"
+
+
+def serving(top: Path) -> Iterator[Served]:
+    """Give a mounted volume to export; take everything away afterwards, and fail when servers were left running."""
+    made = Served(top)
+    try:
+        made.mkfs()
+        made.mount()
+        yield made
+        stopped = made.run("umount", made.mountpoint) if made.mountpoint.is_mount() else None
+    finally:
+        left = leftovers.remove(top, 0)
+        log = "".join(path.read_text(errors="replace") for path in top.glob("**/supervisor.log"))
+        shutil.rmtree(top)
+    assert stopped is None or stopped.returncode == 0, stopped
+    assert left == []
+    assert "Traceback" not in log, log
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    """A mounted volume for one test."""
+    yield from serving(plain_temporary("anqfs-export-"))

@@ -1,0 +1,126 @@
+"""What is exported to whom is said by commands; real servers are started, found dead and started again, and stopped before an unmount."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+
+from tests.cli.conftest import eventually, is_alive, mounted_below
+from tests.export.conftest import Served
+
+
+def answers(port: int) -> bool:
+    """Tell whether somebody listens on a port of the loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def add_both(served: Served) -> None:
+    served.ok("export", "add", "nfs", served.mountpoint, "--name", "archive", "--read-write", "--clients", "127.0.0.1")
+    served.ok("export", "add", "smb", served.mountpoint, "--name", "archive", "--read-write", "--clients", "127.0.0.1")
+
+
+def test_nothing_is_exported_until_it_is_said_and_nobody_is_let_in_until_named(served: Served) -> None:
+    assert "init" in served.fails(8, "export", "list")
+    served.init()
+    assert served.json("export", "list") == []
+    assert "nothing is exported" in served.fails(12, "export", "start", served.mountpoint)
+    assert "for nobody yet" in served.ok("export", "add", "nfs", served.mountpoint, "--name", "archive")
+    served.ok("export", "add", "smb", served.mountpoint, "--name", "archive")
+    nfs, smb = served.json("export", "list")
+    assert (nfs["access"], nfs["clients"], nfs["squash"], nfs["security"]) == ("read-only", [], "root", ["sys"])
+    assert (smb["access"], smb["clients"], smb["encrypt"]) == ("read-only", [], "required")
+    shown = served.json("export", "show")
+    assert (shown["bind"], shown["smb"]["port"], shown["nfs"]["port"]) == ("127.0.0.1", served.smb_port, served.nfs_port)
+    assert stat.S_IMODE(os.stat(served.conf).st_mode) == 0o700
+    assert "CLIENT" not in served.ok("export", "config", "nfs")
+    assert "hosts deny = ALL" in served.ok("export", "config", "smb")
+
+
+def test_both_servers_start_answer_and_stop(served: Served) -> None:
+    served.init()
+    add_both(served)
+    served.start()
+    status = served.status()
+    assert [(one["server"], one["state"], one["port"]) for one in status["servers"]] == [
+        ("nfs", "running", served.nfs_port),
+        ("smb", "running", served.smb_port),
+    ]
+    assert status["lasting_handles"] and status["running"]
+    assert served.json("status", served.mountpoint)["exports"]["servers"] == status["servers"]
+    assert answers(served.nfs_port) and answers(served.smb_port)
+    assert "already" in served.fails(12, "export", "start", served.mountpoint)
+    served.ok("export", "stop", served.mountpoint)
+    assert not any(is_alive(pid) for pid in (status["pid"], *(one["pid"] for one in status["servers"])))
+    assert not answers(served.nfs_port) and not answers(served.smb_port)
+    assert served.status()["running"] is False
+    assert served.ok("export", "stop", served.mountpoint) == "no servers run\n"
+
+
+def test_an_export_comes_and_goes_while_the_servers_run(served: Served) -> None:
+    served.init()
+    served.ok("export", "add", "nfs", served.mountpoint, "--name", "archive", "--clients", "127.0.0.1")
+    served.start()
+    before = served.server("nfs")["pid"]
+    assert "served now" in served.ok("export", "add", "smb", served.mountpoint, "--name", "archive", "--clients", "127.0.0.1")
+    eventually("Samba to start", lambda: served.server("smb").get("state") == "running")
+    assert served.server("nfs")["pid"] == before
+    served.ok("export", "remove", "smb", "archive")
+    eventually("Samba to stop", lambda: served.server("smb") == {})
+    assert not answers(served.smb_port)
+    assert "no nfs export" in served.fails(8, "export", "remove", "nfs", "other")
+
+
+def test_a_dead_server_is_started_again_later_each_time(served: Served) -> None:
+    served.init()
+    add_both(served)
+    served.start()
+    pauses = []
+    for deaths in (1, 2):
+        os.kill(served.server("nfs")["pid"], signal.SIGKILL)
+        eventually("its death to be noticed", lambda: served.server("nfs")["state"] != "running")
+        eventually("it to run again", lambda deaths=deaths: served.server("nfs")["restarts"] == deaths and answers(served.nfs_port))  # type: ignore[misc]
+        eventually("that to be noticed", lambda: served.server("nfs")["state"] == "running")
+        assert "SIGKILL" in served.server("nfs")["last_error"]
+        pauses.append([line for line in (served.conf / "state/supervisor.log").read_text().splitlines() if "again in" in line][-1])
+    assert pauses[0].endswith("in 0.5 s") and pauses[1].endswith("in 1.0 s")
+    os.kill(served.server("smb")["pid"], signal.SIGKILL)
+    eventually("Samba to run again", lambda: served.server("smb")["restarts"] == 1 and served.server("smb")["state"] == "running")
+
+
+def test_umount_stops_the_servers_and_a_busy_mount_keeps_them(served: Served) -> None:
+    served.init()
+    add_both(served)
+    served.start()
+    pid = served.status()["pid"]
+    with (served.mountpoint / "open").open("w"):
+        assert "busy" in served.fails(6, "umount", served.mountpoint)
+        eventually("the servers to be back", lambda: [one["state"] for one in served.status()["servers"]] == ["running", "running"])
+        assert served.status()["pid"] == pid
+    served.umount()
+    assert not is_alive(pid)
+    assert mounted_below(served.top) == []
+
+
+def test_the_servers_wait_while_the_volume_is_away(served: Served) -> None:
+    served.init()
+    add_both(served)
+    served.start()
+    os.kill(served.json("status", served.mountpoint)["pid"], signal.SIGKILL)
+    eventually("the servers to be stopped", lambda: served.status()["waiting_for_mount"])
+    assert not answers(served.nfs_port) and not answers(served.smb_port)
+    served.mount()
+    eventually("the servers to be back", lambda: [one["state"] for one in served.status()["servers"]] == ["running", "running"])
+
+
+def test_servers_of_a_killed_supervisor_are_replaced(served: Served) -> None:
+    served.init()
+    add_both(served)
+    served.start()
+    status = served.status()
+    os.kill(status["pid"], signal.SIGKILL)
+    eventually("it to be gone", lambda: served.status()["running"] is False)
+    served.start()
+    assert not any(is_alive(one["pid"]) for one in status["servers"])
