@@ -72,7 +72,7 @@ def _nfs(description: Description, layout: Layout, address: str) -> Server:
     if kerberos is not None and kerberos.config:
         environment["KRB5_CONFIG"] = kerberos.config
     command = (program("ganesha.nfsd"), "-F", "-f", str(layout.ganesha_conf), "-p", str(pid_file), "-L", str(log), "-N", "NIV_EVENT")
-    return Server("nfs", command, log, pid_file, address, description.nfs.port, b"NFS SERVER INITIALIZED", environment)
+    return Server("nfs", command, log, pid_file, address, description.nfs.port, b"NFS SERVER INITIALIZED", environment=environment)
 
 
 def _smb(description: Description, layout: Layout, address: str) -> Server:

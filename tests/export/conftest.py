@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import leftovers
 import pytest
 
+import leftovers
 from tests.cli.conftest import Bench
 from tests.places import plain_temporary
 
