@@ -179,9 +179,9 @@ def main() -> int:
     while not faults and (seed == options.seed or time.monotonic() < deadline):
         directory = Path(tempfile.mkdtemp(prefix="anqfs-kill-"))
         commands = bool(seed % 2) if options.commands is None else options.commands
-        longest = 6.0 if commands else 1.5
+        longest, most = (2.5, 60.0) if commands else (0.7, 120.0)  # commands start a process each: fewer kills a minute
         try:
-            campaign = run(directory, seconds=min(120.0, deadline - time.monotonic()), seed=seed, longest=longest, commands=commands)
+            campaign = run(directory, seconds=min(most, deadline - time.monotonic()), seed=seed, longest=longest, commands=commands)
             counts.update(campaign.counts)
             faults += campaign.faults
         finally:
