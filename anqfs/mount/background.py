@@ -1,6 +1,6 @@
-"""Work that nobody waits for: orphans, dead lists, fragmented files. In bounded steps between requests, never while there is none to do.
+"""Work that nobody waits for: orphans, dead lists, directories being deleted, fragmented files. Trio thread.
 
-Trio thread.
+In bounded steps between requests, never while there is none to do.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import trio
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from ..namespace.namespace import Namespace
     from ..store.volume import Volume
     from .durability import Durability
@@ -34,6 +36,8 @@ class Background:
         self._wanted = trio.Event()
         self._wanted.set()
         self.steps = 0
+        self.forget: Callable[[list[tuple[int, bytes | None]]], Awaitable[None]] | None = None
+        """Makes the kernel forget (directory, name) of entries and (inode, None) of inodes that the work removed."""
 
     def kick(self) -> None:
         """Say that there may be work."""
@@ -49,10 +53,14 @@ class Background:
                     await self._durability.room()
                 begin = perf_counter()
                 more = self._step()
+                worked = perf_counter() - begin
+                self._durability.changed()
+                changes = self._namespace.tree_deletes.take_changes()
+                if changes and self.forget is not None:
+                    await self.forget(changes)
                 if not more:
                     break
-                self._durability.changed()
-                await trio.sleep(PAUSE_FACTOR * (perf_counter() - begin))
+                await trio.sleep(PAUSE_FACTOR * worked)
 
     def _step(self) -> bool:
         self.steps += 1

@@ -40,6 +40,10 @@ class Invalidation:
         """Forget all names, these entries with what is below them, and these nodes' attributes and pages. Not on the trio thread."""
         if self.names_may_stay:
             os.write(self._descriptor, _INC_EPOCH)
+        self.forget(nodes, entries)
+
+    def forget(self, nodes: Iterable[int], entries: Iterable[tuple[int, bytes]]) -> None:
+        """Forget these entries with what is below them, and these nodes' attributes and pages. Not on the trio thread."""
         self.forget_names(entries)
         for node in nodes:
             _known(pyfuse3.invalidate_inode, node)

@@ -76,6 +76,7 @@ class Session:
         self.readers = Readers(namespace, volume, self._hurry)
         self.background = Background(namespace, volume, self.durability)
         self.durability.kick = self.background.kick
+        self.background.forget = self._forget_removed
         self.operations = AnqfsOperations(namespace, volume, self.durability, self.readers, self.flush)
         self.operations.mountpoint = point
         self._flush = Flush(namespace, self.operations.handles, point)
@@ -114,6 +115,19 @@ class Session:
             nodes = list(self.namespace.core.held)
             entries = [(1, name) for name, *_ in self.namespace.readdir(1, 0)]
         await trio.to_thread.run_sync(self.invalidation, list(nodes or ()), list(entries or ()))
+
+    async def _forget_removed(self, changes: list[tuple[int, bytes | None]]) -> None:
+        """Make the kernel forget single names and inodes that were removed behind its back."""
+        invalidation = self.invalidation
+        if invalidation is None:
+            return
+        names = dict.fromkeys((node, name) for node, name in changes if name is not None)
+        nodes = dict.fromkeys(node for node, name in changes if name is None)
+        try:
+            await trio.to_thread.run_sync(invalidation.forget, list(nodes), list(names))
+        except OSError as error:
+            is_gone = self.invalidation is None or place.mounted_at(self.mountpoint) is None
+            log.log(logging.INFO if is_gone else logging.ERROR, "the kernel was not told of what was removed: %s", error)
 
     def is_known(self, node: int) -> bool:
         """Tell whether the kernel knows a live inode: it goes by its own idea of a file's size, pages and times for as long as it does."""

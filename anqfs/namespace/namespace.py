@@ -283,7 +283,8 @@ class Namespace(Reading):
     def work(self, budget: int) -> bool:
         """Do one bounded step of about `budget` records of background work. Returns whether there is more.
 
-        In turn: inodes without a name, truncated windows, dropped snapshots, windows of many pieces.
+        In turn: inodes without a name, truncated windows, dropped snapshots, deletions of directories, windows of many pieces. After it,
+        the kernel is to forget what `tree_deletes.take_changes` says.
         """
         if self.volume.read_only or self.volume.failed is not None:
             return False
@@ -291,9 +292,11 @@ class Namespace(Reading):
         if not self.reclaim.step(budget):
             if self._snapshots.deleting:
                 self._try_delete_step(budget)
+            elif self.tree_deletes.running:
+                self.tree_deletes.step(budget)
             elif self.files.merges:
                 self._merge_step()
-        return bool(self.reclaim.waiting or self._snapshots.deleting or self.files.merges)
+        return bool(self.reclaim.waiting or self._snapshots.deleting or self.tree_deletes.running or self.files.merges)
 
     def _try_delete_step(self, budget: int) -> None:
         try:

@@ -117,7 +117,7 @@ class QuotaAccounts:
     def admit(self) -> None:
         """Let the running operation add what it noted, as its last step. Raises EDQUOT when a quota would be exceeded by it."""
         changes: dict[int, int] = {}
-        for directory, delta in self._core.usage.noted:
+        for directory, delta in self._core.usage.added():
             capacity = capacity_of(delta)
             if capacity:
                 for ino in self.above(directory):

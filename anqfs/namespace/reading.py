@@ -37,6 +37,7 @@ from anqfs.namespace.reclaim import Reclaim
 from anqfs.namespace.renaming import Renaming
 from anqfs.namespace.settings import VolumeSettings
 from anqfs.namespace.snapshots import Snapshots, label, version_label, version_time
+from anqfs.namespace.tree_deletes import TreeDeletes
 from anqfs.namespace.usage import of_inode
 from anqfs.namespace.xattrs import Xattrs
 from anqfs.store.schema import INO_BITS, INO_MAX, ROOT_INO, Dirent, Inode, Snapshot, Usage, dirent_key, inode_key, usage_key
@@ -59,6 +60,7 @@ class Reading:
         self.settings = VolumeSettings(self.core)
         self.quotas = Quotas(self.core)
         self.file_locks = FileLocks(self.core)
+        self.tree_deletes = TreeDeletes(self.core, self.directories, self.path_of)
         self._snapshots = Snapshots(self.core)
         self._snapshots.load()
         if volume.get(inode_key(ROOT_INO)) is None:
@@ -67,6 +69,7 @@ class Reading:
         self.core.lease_inos()
         if not volume.read_only:
             self.reclaim.load()
+            self.tree_deletes.load()
 
     # --- nodes
 

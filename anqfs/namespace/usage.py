@@ -58,10 +58,9 @@ class UsageTotals:
         self._get: Callable[[bytes], Any] = versions.get
         self._pending: dict[int, Delta] = {}
         self._changed: dict[int, int] = {}
-        self.noted: list[tuple[int, Delta]] = []
-        """Deltas of the running operation."""
-        self._transfers: list[tuple[int, Delta]] = []
-        """What the running operation only moves from a directory that goes to its parent, so that no total above changes."""
+        self._noted: list[tuple[int, Delta]] = []
+        self._gone: dict[int, int] = {}
+        """Directories that the running operation removed -> their parents, to which what was noted or waits there belongs now."""
         self._touched: list[tuple[int, int]] = []
 
     @property
@@ -71,12 +70,21 @@ class UsageTotals:
 
     def waiting(self) -> Iterator[tuple[int, Delta]]:
         """Yield (directory, delta) of what is not in the records yet, without what the running operation adds or takes away."""
-        yield from self._pending.items()
-        yield from self._transfers
+        return ((self._present(directory), delta) for directory, delta in self._pending.items())
+
+    def added(self) -> Iterator[tuple[int, Delta]]:
+        """Yield (directory, delta) of what the running operation adds or takes away."""
+        return ((self._present(directory), delta) for directory, delta in self._noted)
+
+    def _present(self, directory: int) -> int:
+        """Return a directory, or the nearest one above it that the running operation did not remove."""
+        while directory in self._gone:
+            directory = self._gone[directory]
+        return directory
 
     def note(self, directory: int, delta: Delta) -> None:
         """Note a delta of the running operation."""
-        self.noted.append((directory, delta))
+        self._noted.append((directory, delta))
 
     def touched(self, links: tuple[tuple[int, bytes], ...], when: int) -> None:
         """Note a new change time (ns) of an inode with these names."""
@@ -87,28 +95,35 @@ class UsageTotals:
         """Note that a regular file changed by `size` and `allocated` bytes: at each directory that names it."""
         if size or allocated:
             for parent, _ in inode.links:
-                self.noted.append((parent, (size, allocated, 0, 0, 0, 0)))
+                self._noted.append((parent, (size, allocated, 0, 0, 0, 0)))
 
     def done(self) -> None:
         """The operation finished: its deltas count."""
         pending, changed = self._pending, self._changed
-        if self._transfers:
-            self.noted += self._transfers
-            self._transfers.clear()
-        for directory, delta in self.noted:
+        for directory, delta in self._noted:
             before = pending.get(directory)
             pending[directory] = delta if before is None else _plus(before, delta)
-        self.noted.clear()
+        self._noted.clear()
         for directory, when in self._touched:
             if when > changed.get(directory, 0):
                 changed[directory] = when
         self._touched.clear()
+        if self._gone:
+            self._settle_gone()
+
+    def _settle_gone(self) -> None:
+        for ino, parent in self._gone.items():
+            delta = self._pending.pop(ino, NOTHING)
+            if any(delta):
+                self._pending[parent] = _plus(self._pending.get(parent, NOTHING), delta)
+            self._changed.pop(ino, None)
+        self._gone.clear()
 
     def undone(self) -> None:
         """The operation was undone."""
-        self.noted.clear()
-        self._transfers.clear()
+        self._noted.clear()
         self._touched.clear()
+        self._gone.clear()
 
     def below(self, ino: int) -> Delta:
         """Return the recorded totals of a directory; call after `flush`."""
@@ -124,9 +139,7 @@ class UsageTotals:
 
     def directory_removed(self, ino: int, inode: Inode, parent: int) -> None:
         """Remove an empty directory's record. What was pending there still has to reach the ancestors, through `parent`."""
-        delta = self._pending.get(ino)
-        if delta is not None:
-            self._transfers += ((parent, delta), (ino, negative(delta)))
+        self._gone[ino] = parent
         record: Usage | None = self._get(usage_key(ino))
         if record is not None:
             self._versions.remove(usage_key(ino), record, ino, inode)

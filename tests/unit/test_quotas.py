@@ -147,9 +147,9 @@ class History:
         accounts = self.ns.core.quotas
         assert self.quotas() == before
         self.refusals += 1
-        accounts.any = False
-        call()
-        accounts.any = True
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(accounts, "admit", lambda: None)
+            call()
         accounts._accounts.clear()
         accounts.forget()
         after = self.quotas()
