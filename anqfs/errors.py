@@ -91,6 +91,17 @@ class NotFound(AnqfsError):
     exit_code = 8
 
 
+class QuotaMissing(NotFound):
+    """A directory has no quota of its own."""
+
+
+class QuotaExists(AnqfsError):
+    """A directory has a quota already."""
+
+    errno = _errno.EEXIST
+    exit_code = 2
+
+
 class Damaged(AnqfsError):
     """A record or extent is missing, cut, altered or in another's place: its tag does not hold."""
 

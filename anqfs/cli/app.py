@@ -18,10 +18,13 @@ from anqfs.cli import (
     export_commands,
     key_commands,
     output,
+    quota_commands,
     settings_commands,
     snapshot_commands,
     status_commands,
+    tree_delete_commands,
     volume_commands,
+    worm_commands,
 )
 from anqfs.errors import AnqfsError
 
@@ -83,6 +86,9 @@ app.add_typer(snapshot_commands.app, name="snapshot")
 app.add_typer(key_commands.app, name="key")
 app.add_typer(settings_commands.app, name="settings")
 app.add_typer(export_commands.app, name="export")
+app.add_typer(quota_commands.app, name="quota")
+app.add_typer(worm_commands.app, name="worm")
+app.add_typer(tree_delete_commands.app, name="tree-delete")
 app.command()(check_commands.check)
 app.command()(check_commands.scrub)
 app.command()(status_commands.usage)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from anqfs.control import wire
-from anqfs.errors import AnqfsError
+from anqfs.errors import AnqfsError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
 
+_SIZE = re.compile(r"(\d{1,19}(?:\.\d{1,9})?)\s*(?:([KMGTPE])(iB|B)?|B)?", re.ASCII | re.IGNORECASE)
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
@@ -55,6 +58,19 @@ def size(number: int) -> str:
     while value >= 1024 and unit < len(_UNITS) - 1:
         value, unit = value / 1024, unit + 1
     return f"{number} B" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
+
+
+def size_of(text: str) -> int:
+    """Return the bytes that a size such as 50GB, 1.5TiB or 4096 means: KB, MB, ... are decimal; KiB, MiB, ... and K, M, ... binary.
+
+    Raises UsageError.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise UsageError(f"{text!a} is no size: write bytes, or a number with a unit such as 50GB or 1TiB")
+    power = "KMGTPE".find(found[2].upper()) + 1 if found[2] else 0
+    base = 1000 if found[2] and found[3] and found[3].upper() == "B" else 1024
+    return int(Decimal(found[1]) * base**power)
 
 
 def _console() -> Console:

@@ -10,7 +10,7 @@ import errno
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from anqfs.errors import FilesystemError, NotFound
+from anqfs.errors import FilesystemError, QuotaMissing
 from anqfs.namespace.core import RECORD_ROOM, Core, operation
 from anqfs.namespace.quota_accounts import capacity_of
 from anqfs.store.schema import INO_MAX, Quota, prefix_end, quota_key
@@ -44,10 +44,10 @@ class Quotas:
 
     @operation
     def remove(self, node: int) -> None:
-        """Remove the quota of a live directory. Raises NotFound when it has none, EROFS, ENOTDIR, ESTALE."""
+        """Remove the quota of a live directory. Raises QuotaMissing when it has none, EROFS, ENOTDIR, ESTALE."""
         ino, _ = self.core.writable_directory(node)
         if self.limit(ino) is None:
-            raise NotFound("the directory has no quota")
+            raise QuotaMissing("the directory has no quota")
         self.core.volume.delete(quota_key(ino))
         self.core.after.append(lambda: self.core.quotas.quota_changed(ino))
 
@@ -57,10 +57,10 @@ class Quotas:
         return found.limit if isinstance(found, Quota) else None
 
     def status(self, ino: int) -> QuotaStatus:
-        """Return a directory's own quota. Raises NotFound when it has none."""
+        """Return a directory's own quota. Raises QuotaMissing when it has none."""
         limit = self.limit(ino)
         if limit is None:
-            raise NotFound("the directory has no quota")
+            raise QuotaMissing("the directory has no quota")
         self._settle()
         return QuotaStatus(ino, limit, capacity_of(self.core.usage.below(ino)))
 

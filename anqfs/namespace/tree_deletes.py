@@ -93,19 +93,29 @@ class TreeDeletes:
     @operation
     def _start(self, node: int) -> TreeDelete:
         core = self.core
+        ino, record = self._new(node)
+        core.room(RECORD_ROOM)
+        core.volume.put(tree_delete_key(ino), record)
+        core.after.append(lambda: self._running.append(ino))
+        return record
+
+    def _new(self, node: int) -> tuple[int, TreeDelete]:
+        core = self.core
         ino, _ = core.writable_directory(node)
         if ino == ROOT_INO:
             raise FilesystemError(errno.EBUSY, "the root of a volume cannot be deleted")
         found = core.get(tree_delete_key(ino))
         if isinstance(found, TreeDelete) and not found.error:
             raise FilesystemError(errno.EALREADY, "the directory is being deleted already")
-        core.room(RECORD_ROOM)
         totals = core.usage.below(ino)
         files = totals[2] + totals[4] + totals[5]
-        record = TreeDelete(core.clock(), self._path_of(ino) or b"", capacity_of(totals), files, totals[3])
-        core.volume.put(tree_delete_key(ino), record)
-        core.after.append(lambda: self._running.append(ino))
-        return record
+        return ino, TreeDelete(core.clock(), self._path_of(ino) or b"", capacity_of(totals), files, totals[3])
+
+    def preview(self, node: int) -> Deletion:
+        """Return what `start` would begin. Raises what that raises, but NoSpace."""
+        self.core.usage.flush()
+        ino, record = self._new(node)
+        return Deletion(ino, record, record.capacity, record.files, record.directories)
 
     @operation
     def cancel(self, ino: int) -> None:

@@ -1,7 +1,8 @@
 """`/v1/files/{ref}/aggregates/`, `recursive-aggregates/`: what is below a directory, without a walk.
 
 The totals of each directory are kept up to date by every change (`namespace/usage`), live and in snapshots, so an answer takes as long as
-its entries are many, however large the trees below them. Capacity is bytes of data held; what anqfs needs for its records is not counted.
+its entries are many, however large the trees below them. Capacity is what quotas count: bytes of data held, and as metadata 4,096 for each
+name below.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from anqfs.control.rest.faults import Refused
 from anqfs.control.rest.routing import Call, Route
 from anqfs.errors import UsageError
 from anqfs.namespace.namespace import Namespace
+from anqfs.namespace.quota_accounts import ENTRY_CAPACITY, capacity_below
 from anqfs.store.schema import Inode, Usage
 
 _ENTRIES, _ENTRIES_MAX = 1000, 5000
@@ -91,13 +93,14 @@ class Aggregates(msgspec.Struct):
 
 
 def _child(node: int, name: bytes, inode: Inode, total: Usage, in_snapshot: bool) -> Child:
+    names = capacity_below(total) - total.allocated + (ENTRY_CAPACITY if stat.S_ISDIR(inode.mode) else 0)
     return Child(
         id=refs.shown_id(node, in_snapshot=in_snapshot),
         name=wire.text(name),
         type=type_of(inode),
-        capacity_usage=str(total.allocated),
+        capacity_usage=str(total.allocated + names),
         data_usage=str(total.allocated),
-        meta_usage="0",
+        meta_usage=str(names),
         named_stream_data_usage="0",
         num_files=str(total.files),
         num_directories=str(total.directories),
@@ -143,9 +146,9 @@ async def _aggregates(call: Call, node: int, entries: int, is_shown: Callable[[U
     shown = Aggregates(
         path=wire.text(path_of(namespace, node)),
         id=refs.shown_id(node, in_snapshot=in_snapshot),
-        total_capacity=str(total.allocated),
+        total_capacity=str(capacity_below(total)),
         total_data=str(total.allocated),
-        total_meta="0",
+        total_meta=str(capacity_below(total) - total.allocated),
         total_named_stream_data="0",
         total_files=str(total.files),
         total_directories=str(total.directories),

@@ -115,7 +115,9 @@ def type_of(inode: Inode) -> str:
 
 def etag_of(node: int, inode: Inode) -> str:
     """Return the version of a file: its data and all that stat tells, but not when it was read."""
-    facts = (inode.mode, inode.uid, inode.gid, inode.nlink, inode.size, inode.mtime, inode.ctime, inode.btime, inode.flags)
+    facts: tuple[int, ...] = (inode.mode, inode.uid, inode.gid, inode.nlink, inode.size, inode.mtime, inode.ctime, inode.btime, inode.flags)
+    if inode.retained or inode.legal_hold:
+        facts = (*facts, inode.retained, inode.legal_hold)
     return etags.of(node, *facts)
 
 
@@ -182,11 +184,15 @@ def document(node: int, inode: Inode, path: bytes, *, in_snapshot: bool = False)
     )
 
 
-def answer(call: Call, node: int, *, in_snapshot: bool = False) -> Answer:
+def answer(call: Call, node: int, *, in_snapshot: bool = False, with_lock: bool = False) -> Answer:
     """Return the attributes of a node with their ETag, as the answer to a request."""
     namespace = call.service.namespace
     inode = namespace.attributes(node)
-    return Answer(document(node, inode, path_of(namespace, node), in_snapshot=in_snapshot), etag=etag_of(node, inode))
+    shown = document(node, inode, path_of(namespace, node), in_snapshot=in_snapshot)
+    if with_lock and stat.S_ISREG(inode.mode):
+        retention = moments.shown(inode.retained) if inode.retained else None
+        shown.lock = {"retention_period": retention, "legal_hold": inode.legal_hold}
+    return Answer(shown, etag=etag_of(node, inode))
 
 
 def _posix_id(auth_id: str | None, details: Owner | None, base: int, kinds: tuple[str, str]) -> int | None:
@@ -255,7 +261,7 @@ async def _get(call: Call) -> Any:
     """Return the attributes of a file, live or in a snapshot."""
     node = call.node(call.query.snapshot)
     await call.service.kernel.brought_in(node)
-    return answer(call, node, in_snapshot=call.query.snapshot is not None)
+    return answer(call, node, in_snapshot=call.query.snapshot is not None, with_lock=call.query.retrieve_file_lock)
 
 
 async def _patch(call: Call) -> Any:
