@@ -14,6 +14,7 @@ import typer
 
 import anqfs
 from anqfs.cli import (
+    api_commands,
     check_commands,
     export_commands,
     key_commands,
@@ -84,6 +85,8 @@ app.command()(volume_commands.umount)
 app.command()(status_commands.status)
 app.add_typer(snapshot_commands.app, name="snapshot")
 app.add_typer(key_commands.app, name="key")
+app.add_typer(api_commands.app, name="api")
+app.command()(api_commands.serve)
 app.add_typer(settings_commands.app, name="settings")
 app.add_typer(export_commands.app, name="export")
 app.add_typer(quota_commands.app, name="quota")

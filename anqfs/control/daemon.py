@@ -177,13 +177,15 @@ class _Daemon:
             read_only=self._volume.read_only,
         )
         listener = server.listen(self._entry.socket)
+        for_relay = server.listen_for_relay(registry.relay_socket(self._entry))
         try:
             async with trio.open_nursery() as nursery:
                 jobs = Jobs(nursery)
                 service = Service(self._entry, session, jobs, self._unmount, self._over)
                 end = trio.Event()
                 nursery.start_soon(self._end_jobs, jobs)
-                await nursery.start(_serve_api, service, listener, end)
+                await nursery.start(_serve_api, service, listener, server.trusting(service), end)
+                await nursery.start(_serve_api, service, for_relay, server.asking(service), end)
                 registry.register(self._entry)
                 self._report({"ok": True, "entry": self._entry._asdict()})
                 _log.info("%s is mounted on %s", wire.shown(self._order.store), wire.shown(self._order.mountpoint))
@@ -238,8 +240,8 @@ async def _until(event: trio.Event, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-async def _serve_api(service: Service, listener: Any, stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
-    await server.run(service, listener, stop=stop, task_status=task_status)
+async def _serve_api(service: Service, listener: Any, gate: server.Gate, stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
+    await server.run(service, listener, gate, stop=stop, task_status=task_status)
 
 
 def _device(point: bytes) -> int:

@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 from anqfs.errors import AnqfsError
 
+_RELAY = ".api"
+
 
 class Entry(NamedTuple):
     """A running daemon. Paths are strings with surrogateescape; `device` is the mount's st_dev, `started` clock ticks since boot."""
@@ -33,6 +35,11 @@ class Entry(NamedTuple):
     log: str
     device: int
     read_only: bool
+
+
+def relay_socket(entry: Entry) -> str:
+    """Return the socket on which a daemon asks for tokens: in a directory of its own (`server.listen_for_relay`)."""
+    return f"{entry.socket.removesuffix('.sock')}{_RELAY}/sock"
 
 
 def start_time(pid: int) -> int | None:
@@ -111,6 +118,17 @@ def _unlink(path: str) -> None:
         return
 
 
+def _unlink_sockets(socket: str) -> None:
+    """Remove a daemon's socket, and the directory with the one for the relay."""
+    _unlink(socket)
+    relay = f"{socket.removesuffix('.sock')}{_RELAY}"
+    _unlink(f"{relay}/sock")
+    try:
+        os.rmdir(relay)
+    except FileNotFoundError:
+        return
+
+
 def register(entry: Entry) -> None:
     """Write a daemon's entry. A stale one of the same name is replaced. Raises AnqfsError when a running daemon holds the name."""
     where = directory()
@@ -132,7 +150,7 @@ def unregister(entry: Entry) -> None:
         if _read(path) == entry:
             _unlink(path)
         if entry.socket:
-            _unlink(entry.socket)
+            _unlink_sockets(entry.socket)
 
 
 def _drop_stale(where: str, seen: Entry) -> None:
@@ -142,15 +160,16 @@ def _drop_stale(where: str, seen: Entry) -> None:
         if now == seen and not is_running(now):
             _unlink(path)
             if now.socket and os.path.dirname(now.socket) == where:
-                _unlink(now.socket)
+                _unlink_sockets(now.socket)
 
 
 def _sweep_sockets(where: str, names: list[str]) -> None:
-    """Remove the sockets `NAME.PID.sock` of daemons that died before they registered."""
+    """Remove the sockets `NAME.PID.sock` and `NAME.PID.api/sock` of daemons that died before they registered."""
     for name in names:
-        pid = name.split(".")[-2] if name.endswith(".sock") else ""
+        stem, _, kind = name.rpartition(".")
+        pid = stem.rpartition(".")[2] if kind in ("sock", _RELAY[1:]) else ""
         if pid.isdigit() and start_time(int(pid)) is None:
-            _unlink(os.path.join(where, name))
+            _unlink_sockets(os.path.join(where, f"{stem}.sock"))
 
 
 def entries() -> list[Entry]:

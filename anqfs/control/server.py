@@ -25,8 +25,8 @@ from anqfs import errors
 from anqfs.control import wire
 from anqfs.control.rest import faults
 from anqfs.control.rest.faults import Refused
-from anqfs.control.rest.identity import ROOT, Identity
-from anqfs.control.rest.routing import Answer, Call, Route, Table, converted
+from anqfs.control.rest.identity import NOBODY, ROOT, Identity
+from anqfs.control.rest.routing import Answer, Call, CutShort, Route, Table, converted
 from anqfs.control.rest.table import table
 from anqfs.control.service import Service
 
@@ -42,9 +42,31 @@ Gate = Callable[[Request, Route], Identity]
 """Says who asks. Raises Refused (401, 403)."""
 
 
-def trusted(request: Request, route: Route) -> Identity:
-    """Let everybody in who can open the socket."""
-    return ROOT
+def trusting(service: Service) -> Gate:
+    """Return the gate of the daemon's own socket: whoever can open it is root, or the user whose token is shown."""
+
+    def gate(request: Request, route: Route) -> Identity:
+        return service.accounts.who(request.headers.get("authorization")) or ROOT
+
+    return gate
+
+
+def asking(service: Service) -> Gate:
+    """Return the gate for requests from the network: a token is needed, and the role decides. Raises Refused (401, 403)."""
+
+    def gate(request: Request, route: Route) -> Identity:
+        if route.local:
+            raise Refused(403, "http_forbidden_error", "this can only be done on the host itself, with the command line")
+        if route.public:
+            return NOBODY
+        who = service.accounts.who(request.headers.get("authorization"))
+        if who is None:
+            raise Refused(401, "http_unauthorized_error", "log in first: there is no token, or it is not good any more")
+        if not who.may_change and (route.private or not (request.method == "GET" or route.personal)):
+            raise Refused(403, "auth_rbac_denied_error", f"the role {who.role} does not allow it")
+        return who
+
+    return gate
 
 
 async def _body(request: Request) -> bytes:
@@ -93,7 +115,9 @@ async def _response(route: Route, value: Any) -> Response:
 
 
 def _refusal(error: errors.AnqfsError) -> Response:
-    return Response(wire.dumps(faults.envelope(error)), faults.named(error)[0], media_type=_JSON)
+    status, _ = faults.named(error)
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    return Response(wire.dumps(faults.envelope(error)), status, headers, media_type=_JSON)
 
 
 async def _drained(request: Request) -> None:
@@ -124,7 +148,7 @@ def _endpoint(service: Service, routes: Table, gate: Gate) -> Callable[[Request]
     return endpoint
 
 
-def application(service: Service, gate: Gate = trusted) -> Application:
+def application(service: Service, gate: Gate) -> Application:
     """Return the ASGI application for one daemon; `gate` says who asks. Paths are matched undecoded, so not by Starlette."""
     endpoint = _endpoint(service, table(), gate)
 
@@ -133,7 +157,10 @@ def application(service: Service, gate: Gate = trusted) -> Application:
             await _live(receive, send)
         elif scope["type"] == "http":
             response = await endpoint(Request(scope, receive))
-            await response(scope, receive, send)
+            try:
+                await response(scope, receive, send)
+            except (ClientDisconnect, CutShort):
+                return  # what was sent so far is less than was said: the connection is closed
         else:
             await send({"type": "websocket.close", "code": 1008})
 
@@ -149,11 +176,11 @@ async def _live(receive: Receive, send: Send) -> None:
             return
 
 
-def listen(path: str) -> socket.socket:
-    """Return a Unix socket of mode 0600 bound to `path`, which may be longer than an address can be. Raises OSError."""
+def listen(path: str, mode: int = 0o600) -> socket.socket:
+    """Return a Unix socket of a mode, bound to `path`, which may be longer than an address can be. Raises OSError."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     handle = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    mask = os.umask(0o177)
+    mask = os.umask(0o777 & ~mode)
     try:
         listener.bind(f"/proc/self/fd/{handle}/{os.path.basename(path)}")
     except BaseException:
@@ -166,10 +193,25 @@ def listen(path: str) -> socket.socket:
     return listener
 
 
+def listen_for_relay(path: str) -> socket.socket:
+    """Return the socket on which tokens are asked for, in a directory of its own.
+
+    Nobody but us can get at the directory, because the one above it is ours; a relay that has given up its rights can, if it opened the
+    directory before. Raises OSError.
+    """
+    directory = os.path.dirname(path)
+    mask = os.umask(0)
+    try:
+        os.mkdir(directory, 0o711)
+    finally:
+        os.umask(mask)
+    return listen(path, 0o666)
+
+
 async def run(
-    service: Service, listener: socket.socket, *, stop: trio.Event, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED
+    service: Service, listener: socket.socket, gate: Gate, *, stop: trio.Event, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Serve the API on a bound socket until `stop` is set. The socket is closed at the end."""
+    """Serve the API on a bound socket until `stop` is set; `gate` says who asks. The socket is closed at the end."""
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]
     config.backlog = _BACKLOG
@@ -179,4 +221,4 @@ async def run(
     config.include_server_header = False
     config.accesslog = None
     config.errorlog = None
-    await serve(application(service), config, shutdown_trigger=stop.wait, task_status=task_status)  # type: ignore[arg-type]
+    await serve(application(service, gate), config, shutdown_trigger=stop.wait, task_status=task_status)  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ import trio
 
 import anqfs
 from anqfs.control import keys, offline, wire
+from anqfs.control.accounts import Accounts
 from anqfs.control.coherence import Coherence
 from anqfs.control.jobs import Jobs
 from anqfs.control.requests import KeyRequest, RestoreRequest, ScrubRequest, SettingsRequest
@@ -57,6 +58,7 @@ class Service:
         self.namespace = session.namespace
         self.jobs = jobs
         self.kernel = Coherence(session)
+        self.accounts = Accounts(session.namespace.api_users)
         self._unmount = unmount
         self._over = over
         self._scrub: Scrub | None = None

@@ -28,6 +28,7 @@ from anqfs.store.schema import (
     COUNTER_SNAPSHOT,
     COUNTER_VIEW,
     EPOCH_MAX,
+    ApiUser,
     Counter,
     Dead,
     Frees,
@@ -132,6 +133,7 @@ class _Checker:
             self.judge_views,
             self.judge_orphans,
             self.judge_of_directories,
+            self.judge_api_users,
             lambda: self.judge_extents(uses),
             lambda: self.judge_counters(families[0]),
             self.judge_root,
@@ -309,6 +311,16 @@ class _Checker:
                 elif isinstance(inode, Inode) and not is_directory(inode.mode):
                     self.complain(self.source.describe(ino), f"it has a {kind_of(key)} but is no directory")
 
+    def judge_api_users(self) -> None:
+        """Judge the users of the API: no two have one name."""
+        names: set[str] = set()
+        for _, record in self.source.letter(b"A"):
+            self.seen()
+            if isinstance(record, ApiUser):
+                if record.name in names:
+                    self.complain(b"volume", "two users of the API have the same name")
+                names.add(record.name)
+
     def judge_extents(self, uses: Uses) -> None:
         """Verify every extent, and count its uses."""
         freed: set[int] = set()
@@ -356,6 +368,7 @@ def kind_of(key: bytes) -> str:
         "R": "count",
         "Q": "quota",
         "T": "tree deletion",
+        "A": "API user",
     }
     letter = chr(key[0])
     past = "past " if key[0] in PAST_LETTERS else ""

@@ -38,7 +38,7 @@ SEARCHES_MAX = 64
 """Searches through all names for one of an inode whose record is gone."""
 
 KEY_LENGTHS = {
-    **dict.fromkeys(b"IUSROQT", 9),
+    **dict.fromkeys(b"IUSROQTA", 9),
     **dict.fromkeys(b"iusWLv", 17),
     **dict.fromkeys(b"DXw", 25),
     **dict.fromkeys(b"dx", 33),

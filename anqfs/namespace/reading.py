@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from anqfs.errors import AnqfsError, Damaged, FilesystemError, ReadOnlyVolume
 from anqfs.namespace import virtual_xattrs
+from anqfs.namespace.api_users import ApiUsers
 from anqfs.namespace.attributes import Attributes
 from anqfs.namespace.copying import Copying
 from anqfs.namespace.core import Core, operation
@@ -58,6 +59,7 @@ class Reading:
         self.renaming = Renaming(self.core, self.directories)
         self.attribute_changes = Attributes(self.core, self.files, self.xattrs)
         self.settings = VolumeSettings(self.core)
+        self.api_users = ApiUsers(self.core)
         self.quotas = Quotas(self.core)
         self.file_locks = FileLocks(self.core)
         self.tree_deletes = TreeDeletes(self.core, self.directories, self.path_of)

@@ -24,6 +24,7 @@ birth..last. So the version at epoch e is the first past key >= (live key, e) if
 | `O` ino8                     | Orphan: an inode without a name, open or being reclaimed                     |
 | `Q` ino8                     | Quota: the limit of a directory                                              |
 | `T` ino8                     | TreeDelete: a directory that is being deleted with all below it              |
+| `A` user8                    | ApiUser: a user of the API with the tokens                                   |
 | `C` name                     | Counter or another single value (see NAMES below)                            |
 | `K` number4                  | SealingKey: unsealed salt and generation (store/ only)                       |
 | `F` number8                  | Frees: extents to delete once this record is durable (store/ only)           |
@@ -267,6 +268,31 @@ class Settings(Record, frozen=True, array_like=True, gc=False):
 
 SETTINGS = b"Csettings"
 
+
+class AccessToken(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A long-lived token of a user of the API. Only a digest of it is kept (SHA-256 of 32 random bytes). Times are ns since 1970."""
+
+    id: bytes
+    digest: bytes
+    creator: int
+    created: int
+    expires: int = 0
+    """0 = never."""
+    enabled: bool = True
+
+
+class ApiUser(Record, frozen=True, array_like=True, gc=False):
+    """A user of the API. `password` is an scrypt hash (crypto/passwords); `role` one of ANQ's; times are ns since 1970."""
+
+    name: str
+    role: str
+    password: bytes
+    created: int
+    changed: int
+    """When the password was set."""
+    tokens: tuple[AccessToken, ...] = ()
+
+
 TYPES: dict[int, type[Record]] = {
     **dict.fromkeys(b"Ii", Inode),
     **dict.fromkeys(b"Dd", Dirent),
@@ -282,6 +308,7 @@ TYPES: dict[int, type[Record]] = {
     ord("O"): Orphan,
     ord("Q"): Quota,
     ord("T"): TreeDelete,
+    ord("A"): ApiUser,
     ord("C"): Counter,
     ord("K"): SealingKey,
     ord("F"): Frees,
@@ -359,6 +386,11 @@ def quota_key(ino: int) -> bytes:
 def tree_delete_key(ino: int) -> bytes:
     """Return the key of a directory's deletion."""
     return _ONE.pack(b"T", ino)
+
+
+def api_user_key(number: int) -> bytes:
+    """Return the key of a user of the API."""
+    return _ONE.pack(b"A", number)
 
 
 def past_key(live: bytes, last: int) -> bytes:

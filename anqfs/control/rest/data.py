@@ -18,7 +18,7 @@ from anqfs.control import wire
 from anqfs.control.rest import etags, refs
 from anqfs.control.rest.attributes import Attributes, Id, SnapshotQuery, answer, etag_of
 from anqfs.control.rest.faults import Refused
-from anqfs.control.rest.routing import Answer, Call, Route
+from anqfs.control.rest.routing import Answer, Call, CutShort, Route
 from anqfs.control.service import Service
 from anqfs.errors import AnqfsError, UsageError
 from anqfs.namespace.core import ROOT_CALLER
@@ -72,10 +72,6 @@ class Hole(msgspec.Struct):
 
 
 # --- reading
-
-
-class CutShort(Exception):
-    """An answer that has begun cannot be finished: the connection is closed, so that the client sees that it is cut short."""
 
 
 async def read(service: Service, node: int, offset: int, size: int) -> bytes:
@@ -282,7 +278,7 @@ def _stream(name: bytes, size: int) -> dict[str, str]:
 
 
 ROUTES = [
-    Route("GET", "/v1/files/{ref}/data", _get, query=ReadQuery),
+    Route("GET", "/v1/files/{ref}/data", _get, query=ReadQuery, private=True),
     Route("PUT", "/v1/files/{ref}/data", _replace, streams=True, answer=Attributes),
     Route("PATCH", "/v1/files/{ref}/data", _patch, query=WriteQuery, streams=True, answer=Attributes),
     Route("POST", "/v1/files/{ref}/copy-chunk", _copy, body=Copy, answer=Copy),

@@ -1,16 +1,18 @@
-"""Who asks: root (or the daemon's owner) on the Unix socket, or a user of the API who showed a token. Pure."""
+"""Who asks: root (or the daemon's owner) on the Unix socket, or a user of the API who showed a token. Pure.
+
+Users of the API act as root of the namespace: modes and ACLs do not hold them back, roles do.
+"""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-ADMINISTRATORS, OBSERVERS = "Administrators", "Observers"
-ROLES = (ADMINISTRATORS, OBSERVERS)
-"""ANQ's built-in roles that anqfs knows: administrators may do everything, observers may look."""
-ADMIN_ID = 500
-"""The auth_id of the first user, `admin`; others follow from FIRST_ID on."""
-FIRST_ID = 1000
+from anqfs.namespace.api_users import ADMINISTRATORS
+
 SYSTEM_ID = 1
+"""ANQ's auth_id of the system itself."""
+USERS_GROUP, ADMINS_GROUP = 513, 512
+"""ANQ's auth_ids of the groups that all users, and administrators, are in."""
 
 
 class Identity(NamedTuple):
@@ -32,3 +34,5 @@ class Identity(NamedTuple):
 
 ROOT = Identity(SYSTEM_ID, "root", ADMINISTRATORS)
 """Whoever can open the Unix socket."""
+NOBODY = Identity(0, "nobody", "")
+"""Whoever has not logged in yet."""

@@ -34,7 +34,8 @@ class Route:
     """One method of one path. The handler's docstring is its documentation.
 
     `body`, `query`, `answer` are msgspec types (`answer` only documents); `status` is a good answer's. `streams`: the handler reads the
-    body itself, with `call.stream()`. `public`: no token is needed. `local`: only on the Unix socket.
+    body itself, with `call.stream()`. `public`: no token is needed. `personal`: whoever is let in may do it, though it is no GET.
+    `private`: observers may not. `local`: only on the Unix socket.
     """
 
     method: str
@@ -46,6 +47,8 @@ class Route:
     status: int = 200
     streams: bool = False
     public: bool = False
+    personal: bool = False
+    private: bool = False
     local: bool = False
 
     @property
@@ -63,6 +66,10 @@ class Answer:
     etag: str | None = None
     parts: AsyncIterator[bytes] | None = None
     headers: dict[str, str] = field(default_factory=dict)
+
+
+class CutShort(Exception):
+    """An answer that has begun cannot be finished: the connection is closed, so that the client sees that it is cut short."""
 
 
 class Call:
