@@ -7,6 +7,7 @@ pass over file data, and damage of any kind becomes a finding, never an exceptio
 |------------------|----------------------------------------------------------------------------------------------------|
 | `check_families` | inodes, names, maps, attributes, totals and their past versions, one inode after the other          |
 | `check_extents`  | extents and their counts against the maps                                                          |
+| `check_changes`  | the change index against the versions of inodes                                                    |
 | here             | snapshots, dead lists, marks, views, orphans, counters, the root digest                            |
 """
 
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from anqfs.errors import AnqfsError
+from anqfs.namespace.check_changes import ChangeRecords
 from anqfs.namespace.check_extents import Extents, Uses
 from anqfs.namespace.check_families import Families
 from anqfs.namespace.check_source import KEY_LENGTHS, Absent, Source, is_directory, snapshot_of
@@ -121,12 +123,15 @@ class _Checker:
         """Judge everything, each part on its own, so that what one cannot digest does not keep the others from being judged."""
         uses = Uses()
         families: list[Families] = []
+        changes: list[ChangeRecords] = []
         for part in (
             self.count,
             self.source.load_snapshots,
-            self.judge_dead_lists,
-            lambda: families.append(Families(self.source, self.complain, uses.add, self.judge_past, self.seen)),
+            lambda: changes.append(ChangeRecords(self.source, self.complain, self.seen)),
+            lambda: self.judge_dead_lists(changes[0]),
+            lambda: families.append(Families(self.source, self.complain, uses.add, self.judge_past, changes[0].expect, self.seen)),
             lambda: families[0].run(),
+            lambda: changes[0].run(self.listed),
             self.judge_unlisted,
             self.judge_snapshots,
             self.judge_marks,
@@ -192,18 +197,24 @@ class _Checker:
 
     # --------------------------------------------------------------- dead lists
 
-    def judge_dead_lists(self) -> None:
+    def judge_dead_lists(self, changes: ChangeRecords) -> None:
         """Judge every entry of every dead list and remember the past records that are listed."""
         for key, record in self.source.letter(b"L"):
             self.seen()
             number = int.from_bytes(key[1:9], "big")
             self.highest[COUNTER_DEAD] = max(self.highest[COUNTER_DEAD], int.from_bytes(key[9:17], "big"))
             if isinstance(record, Dead):
-                self.judge_dead(number, record)
+                self.judge_dead(number, record, changes)
 
-    def judge_dead(self, number: int, dead: Dead) -> None:
+    def judge_dead(self, number: int, dead: Dead, changes: ChangeRecords) -> None:
         here = b"snapshot %d" % number
         snapshot = snapshot_of(self.source, number)
+        if dead.key[:1] == b"N":
+            fault = changes.judge_dead(number, dead.key)
+            if fault is not None or dead.key in self.listed:
+                self.complain(here, fault or "recorded changes are on two dead lists or twice on one")
+            self.listed[dead.key] = dead.ino
+            return
         if dead.key[:1] not in PAST_LETTERS or len(dead.key) != KEY_LENGTHS[dead.key[0]]:
             self.complain(here, "its dead list names something that is no past record")
             return
@@ -365,6 +376,7 @@ def kind_of(key: bytes) -> str:
         "U": "usage",
         "S": "snapshot",
         "L": "dead list",
+        "N": "change",
         "R": "count",
         "Q": "quota",
         "T": "tree deletion",

@@ -43,17 +43,24 @@ History = tuple[bytes, list[Version]]
 class Families:
     """The sweep over all inodes.
 
-    `complain(path, what)` hears of each fault, `uses` of each window version, `past(key)` of each past record (for the dead lists) and
-    `seen()` is called once for each record.
+    `complain(path, what)` hears of each fault, `uses` of each window version, `past(key)` of each past record (for the dead lists),
+    `changed(parent, ino, birth)` of each name of each version of an inode, and `seen()` is called once for each record.
     """
 
     def __init__(
-        self, source: Source, complain: Complain, uses: UseExtents, past: Callable[[bytes, int], None], seen: Callable[[], None]
+        self,
+        source: Source,
+        complain: Complain,
+        uses: UseExtents,
+        past: Callable[[bytes, int], None],
+        changed: Callable[[int, int, int], None],
+        seen: Callable[[], None],
     ) -> None:
         self.source = source
         self.complain = complain
         self.uses = uses
         self.past = past
+        self.changed = changed
         self.streams = {letter: Stream(source, letter.encode(), seen) for letter in "IiDdWwXxUu"}
         self.files = self.directories = 0
         self.highest_ino = self.highest_epoch = 0
@@ -92,6 +99,9 @@ class Families:
         if self.versions:
             self.highest_ino = max(self.highest_ino, self.ino)
         self.judge_inode()
+        for birth, _, version in self.versions:
+            for parent, _ in version.links if isinstance(version, Inode) else ():
+                self.changed(parent, self.ino, birth)
         inode = self.live if isinstance(self.live, Inode) else None
         entries, subdirectories, usage = self.judge_names()
         allocated = self.judge_windows()

@@ -40,7 +40,7 @@ SEARCHES_MAX = 64
 KEY_LENGTHS = {
     **dict.fromkeys(b"IUSROQTA", 9),
     **dict.fromkeys(b"iusWLv", 17),
-    **dict.fromkeys(b"DXw", 25),
+    **dict.fromkeys(b"DXwN", 25),
     **dict.fromkeys(b"dx", 33),
     ord("V"): 4,
     ord("K"): 5,

@@ -16,6 +16,7 @@ from stat import S_ISDIR
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from anqfs.errors import FilesystemError, NoSpace
+from anqfs.namespace.change_index import ChangeIndex
 from anqfs.namespace.nodes import SNAPSHOT_NAME
 from anqfs.namespace.packing import Packer
 from anqfs.namespace.quota_accounts import QuotaAccounts
@@ -109,6 +110,7 @@ class Core:
         self.clock = clock
         self.get: Callable[[bytes], Any] = volume.get
         self.versions = Versions(volume)
+        self.changes = ChangeIndex(self.versions)
         self.references = References(volume)
         self.usage = UsageTotals(self.versions)
         self.quotas = QuotaAccounts(self)
@@ -147,6 +149,7 @@ class Core:
     def done(self) -> None:
         """The operation finished."""
         self.usage.done()
+        self.changes.done()
         if self.after:
             for action in self.after:
                 action()
@@ -157,6 +160,7 @@ class Core:
     def undone(self) -> None:
         """The operation was undone: forget what was derived during it."""
         self.usage.undone()
+        self.changes.undone()
         self.after.clear()
         self.versions.undone()
 
@@ -169,6 +173,7 @@ class Core:
         if not self.volume.read_only:
             self._leased_ino = self._next_ino + _INO_LEASE
             self.volume.put(COUNTER_INO, Counter(self._leased_ino))
+            self.changes.begin()
             self.volume.commit().wait()
 
     def next_ino(self) -> int:
@@ -213,14 +218,19 @@ class Core:
         """Replace an inode's record. Raises EPERM when the inode is locked (`file_locks`)."""
         if old.retained or old.legal_hold:
             check_unlocked(old, self.clock())
-        self.versions.put(inode_key(ino), old, new, ino, old)
+        self.put_rearranged(ino, old, new)
         ctime = new.ctime
         if ctime != old.ctime:
             self.usage.touched(new.links, ctime)
 
     def put_rearranged(self, ino: int, old: Inode, new: Inode) -> None:
         """Replace the record of an inode that stays the same for everybody: how it is kept, or its lock, changed."""
-        self.versions.put(inode_key(ino), old, new, ino, old)
+        versions = self.versions
+        versions.put(inode_key(ino), old, new, ino, old)
+        if versions.live:
+            self.changes.note(ino, old.links)
+            if new.links is not old.links:
+                self.changes.note(ino, new.links)
 
 
 def is_locked(inode: Inode, now: int) -> bool:

@@ -159,6 +159,8 @@ class Directories:
             self._xattrs.put_new(ino, attributes)
         core.volume.put(inode_key(ino), inode)
         core.volume.put(key, Dirent(epoch, name, ino, S_IFMT(mode)))
+        if core.versions.live:
+            core.changes.note(ino, inode.links)
         core.put_inode(
             parent, above, replace(above, birth=epoch, nlink=above.nlink + is_directory, size=above.size + 1, mtime=now, ctime=now)
         )

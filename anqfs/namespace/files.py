@@ -22,7 +22,7 @@ from anqfs.errors import Damaged, FilesystemError
 from anqfs.namespace.core import RECORD_ROOM, Core
 from anqfs.namespace.references import extents_of
 from anqfs.namespace.windows import Piece, allocated, cut, end_of, overlay, piece_at, trimmed
-from anqfs.store.schema import EPOCH_MAX, INLINE_MAX, WINDOW, Inode, Orphan, Window, orphan_key, window_key
+from anqfs.store.schema import EPOCH_MAX, INLINE_MAX, WINDOW, WINDOWS_UNRECORDED, Inode, Orphan, Window, orphan_key, window_key
 
 SIZE_MAX = (1 << 63) - 1
 MERGE_ABOVE = 32
@@ -225,6 +225,8 @@ class Files:
         key = window_key(ino, index)
         if new.inline:
             core.packer.note(key, new)
+        if index >= WINDOWS_UNRECORDED and core.versions.live:
+            core.changes.note_window(ino, inode, index)
         if old is None:
             core.volume.put(key, new)
             if shared:
@@ -345,6 +347,8 @@ class Files:
     def _remove(self, ino: int, inode: Inode, index: int, window: Window) -> None:
         core = self._core
         kept = core.versions.remove(window_key(ino, index), window, ino, inode, _upto(inode, index, window))
+        if index >= WINDOWS_UNRECORDED and core.versions.live:
+            core.changes.note_window(ino, inode, index)
         if not kept and window.pieces:
             core.references.release(extents_of(window))
 

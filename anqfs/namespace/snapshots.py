@@ -52,6 +52,7 @@ from anqfs.store.schema import (
 _log = logging.getLogger(__name__)
 SNAPSHOTS_MAX = 40_000
 ON_DEMAND = b"OnDemand"
+_CHANGES = ord("N")
 _SECOND = 10**9
 _MOVED_MAX = 600
 """By how many seconds Previous Versions may show a snapshot late, because there were others in its second."""
@@ -163,6 +164,7 @@ class Snapshots:
 
     def _added(self, snapshot: Snapshot) -> None:
         self._core.versions.add(snapshot)
+        self._core.changes.forget()
         self._versions = {}
         self._changed = snapshot.created
 
@@ -174,6 +176,7 @@ class Snapshots:
 
     def _dropped(self, number: int) -> None:
         self._core.versions.discard(number)
+        self._core.changes.forget()
         self._versions = {}
         self.views.forget(number)
         self.deleting.append(number)
@@ -208,12 +211,11 @@ class Snapshots:
             return
         start = self._positions.get(number, dead_key(number, 0))
         for count, (key, record) in enumerate(core.volume.scan(start, dead_key(number, EPOCH_MAX))):
-            if count >= budget:
+            assert isinstance(record, Dead)
+            if count >= budget or not self._pass_on(record, snapshot.epoch, budget):
                 core.after.append(partial(self._positions.update, {number: key}))
                 return
-            assert isinstance(record, Dead)
             core.volume.delete(key)
-            self._pass_on(record, snapshot.epoch)
         if self.views.remove(number, budget):
             return
         core.volume.delete(mark_key(snapshot.root, number))
@@ -224,22 +226,28 @@ class Snapshots:
         self.deleting.remove(number)
         self._positions.pop(number, None)
 
-    def _pass_on(self, dead: Dead, epoch: int) -> None:
-        """Give a past record to the next older snapshot that needs it, or remove it. A damaged one stays, on no list."""
+    def _pass_on(self, dead: Dead, epoch: int, limit: int) -> bool:
+        """Give a past record to the next older snapshot that needs it, or remove it. A damaged one stays, on no list.
+
+        Returns False when the entry names more than `limit` changes, of which only so many are passed on.
+        """
         core = self._core
         try:
+            if dead.key[0] == _CHANGES:
+                return core.changes.pass_on(dead, limit)
             record = core.get(dead.key)
             if record is None:
-                return
+                return True
             needer = core.versions.needer(dead.ino, record.birth, epoch - 1)
         except Damaged as error:
             _log.error("a past record of inode %d stays: %s", dead.ino, error)
-            return
+            return True
         core.volume.delete(dead.key)
         if needer is not None:
             core.versions.give(live_key(dead.key)[0], record, dead.ino, needer)
         elif isinstance(record, Window) and record.pieces:
             core.references.release(extents_of(record))
+        return True
 
     # --- `.snapshot`
 

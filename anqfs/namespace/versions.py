@@ -183,7 +183,12 @@ class Versions:
         self._touched = True
         past = past_key(key, snapshot.epoch)
         self.volume.put(past, old)
-        self.volume.put(dead_key(snapshot.id, self._dead), Dead(past, ino))
+        self.enlist(past, ino, snapshot)
+
+    def enlist(self, key: bytes, ino: int, snapshot: Snapshot) -> None:
+        """Put what belongs to an inode, by its key, on a snapshot's dead list."""
+        self._touched = True
+        self.volume.put(dead_key(snapshot.id, self._dead), Dead(key, ino))
         self._dead += 1
 
     # --- who needs it

@@ -18,6 +18,7 @@ birth..last. So the version at epoch e is the first past key >= (live key, e) if
 | `S` snapshot8                | Snapshot                                                                     |
 | `s` ino8 snapshot8           | Mark: index of snapshots by directory                                        |
 | `L` snapshot8 number8        | Dead: a past record whose newest needer is this snapshot                     |
+| `N` ino8 epoch8 number8      | Changed: since the snapshot of that epoch, a child (by its ino) or a MiB changed |
 | `R` extent8                  | References: count of window versions that use an extent; only when above 1   |
 | `V` view3                    | View: a snapshot entered through one directory                               |
 | `v` snapshot8 ino8           | ViewNumber: index of views                                                   |
@@ -51,11 +52,14 @@ COUNTER_SNAPSHOT = b"Csnapshot"
 COUNTER_VIEW = b"Cview"
 COUNTER_DEAD = b"Cdead"
 COUNTER_EXTENT = b"Cextent"
+COUNTER_CHANGES = b"Cchanges"
+"""The first epoch all of whose changes are in the change index: of snapshots before it, not all that followed is recorded."""
 ROOT_DIGEST = b"Croot"
 """NAMES: the `C` records that hold a Counter, and the volume root digest (RootDigest)."""
 
 _ONE = _Packer(">cQ")
 _TWO = _Packer(">cQQ")
+_THREE = _Packer(">cQQQ")
 _NAMED = _Packer(">cQ16s")
 _LAST = _Packer(">Q")
 
@@ -172,6 +176,18 @@ class Dead(Record, frozen=True, array_like=True, gc=False):
 
     key: bytes
     ino: int
+
+
+class Changed(Record, frozen=True, array_like=True, gc=False):
+    """An entry of the change index; its key says all. Of a directory: `number` is a child's inode that was, or has something below it that
+    was, changed, named or unnamed. Of a file: `number` is a window from WINDOWS_UNRECORDED on that was changed.
+
+    `epoch` is that of the newest live snapshot that showed the directory (file) then; its dead list names the first 17 bytes of the key.
+    """
+
+
+WINDOWS_UNRECORDED = 64
+"""Changes of a file's windows below this number are not in the change index: so few are compared faster."""
 
 
 class References(Record, frozen=True, array_like=True, gc=False):
@@ -302,6 +318,7 @@ TYPES: dict[int, type[Record]] = {
     ord("S"): Snapshot,
     ord("s"): Mark,
     ord("L"): Dead,
+    ord("N"): Changed,
     ord("R"): References,
     ord("V"): View,
     ord("v"): ViewNumber,
@@ -356,6 +373,16 @@ def mark_key(ino: int, snapshot: int) -> bytes:
 def dead_key(snapshot: int, number: int) -> bytes:
     """Return the key of one entry of a snapshot's dead list."""
     return _TWO.pack(b"L", snapshot, number)
+
+
+def changed_key(ino: int, epoch: int, number: int) -> bytes:
+    """Return the key of an entry of the change index."""
+    return _THREE.pack(b"N", ino, epoch, number)
+
+
+def changed_prefix(ino: int, epoch: int) -> bytes:
+    """Return what the keys of all changes of a directory or file since the snapshot of an epoch begin with."""
+    return _TWO.pack(b"N", ino, epoch)
 
 
 def references_key(extent: int) -> bytes:
