@@ -87,7 +87,7 @@ class ChangeRecords:
             return
         for parent, _ in inode.links[:1]:
             if self.source.shows(snapshot, parent) and not self._is_recorded(parent, ino, snapshot.epoch, EPOCH_MAX):
-                self.complain(self.source.describe(parent), f"that something in its inode {ino} changed since snapshot {snapshot.id} is lost")
+                self.complain(self.source.describe(parent), f"that its inode {ino} changed since snapshot {snapshot.id} is lost")
 
     def judge_dead(self, number: int, key: bytes) -> str | None:
         """Return what is wrong with the entry of a dead list that names recorded changes."""
