@@ -11,6 +11,7 @@ from itertools import groupby
 
 from anqfs.namespace.check_source import Absent, Source, snapshot_of
 from anqfs.store.schema import COUNTER_CHANGES, EPOCH_MAX, Counter, Inode, Snapshot, changed_key, inode_key
+from anqfs.store.volume import Volume
 
 Complain = Callable[[bytes, str], None]
 TRIES_MAX = 64
@@ -96,6 +97,11 @@ class ChangeRecords:
         snapshot = snapshot_of(self.source, number)
         if not isinstance(snapshot, Absent) and int.from_bytes(key[9:], "big") != snapshot.epoch:
             return "its dead list names changes of another epoch"
-        if next(self.source.volume.scan_keys(key, key + b"\xff" * 9), None) is None:
+        if not is_recorded(self.source.volume, key):
             return "its dead list names changes of which none are recorded"
         return None
+
+
+def is_recorded(volume: Volume, prefix: bytes) -> bool:
+    """Tell whether there is any entry of the change index whose key begins with what a dead list names."""
+    return any(True for _ in volume.scan_keys(prefix, prefix + b"\xff" * 9))

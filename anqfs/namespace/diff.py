@@ -36,7 +36,7 @@ CREATE, MODIFY, DELETE, RENAME = "CREATE", "MODIFY", "DELETE", "RENAME"
 _OPS = (CREATE, MODIFY, DELETE, RENAME)
 _BOTH, _OLD, _NEW = "both", "old", "new"
 _ENTRIES_AT_ONCE = 64
-_ATTRIBUTES = ("mode", "uid", "gid", "size", "atime", "mtime", "btime", "flags", "rdev", "target")
+_ATTRIBUTES = ("mode", "uid", "gid", "size", "atime", "mtime", "btime", "flags", "rdev", "target", "retained", "legal_hold")
 _PLACE = Struct(">BBQ16sQ")
 _ESTALE = 116
 
@@ -254,9 +254,9 @@ class Diff:
         """Return which new name of a file stands for which old one: pairs of those that only one of the trees has."""
         if new is None:
             return {}
-        came = sorted(link for link in new.links if link not in old.links and self.new.shows_directory(link[0]))
-        gone = sorted(link for link in old.links if link not in new.links and self.old.shows_directory(link[0]))
-        return dict(zip(came, gone, strict=False))
+        now = {link for link in new.links if self.new.shows_directory(link[0])}
+        before = {link for link in old.links if self.old.shows_directory(link[0])}
+        return dict(zip(sorted(now - before), sorted(before - now), strict=False))
 
     def _known(self, tree: Tree, ino: int) -> Inode:
         inode = tree.inode(ino)

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from anqfs.errors import AnqfsError, ReadOnlyVolume
 from anqfs.namespace.check import Finding, kind_of
+from anqfs.namespace.check_changes import is_recorded
 from anqfs.namespace.check_source import Absent, Source, snapshot_of
 from anqfs.store.schema import SCRUB, Dead, Dirent, Inode, Record, ScrubState, Window, dirent_key
 
@@ -211,6 +212,8 @@ class Scrub:
     def _judge_dead(self, source: Source, key: bytes, dead: Dead) -> str | None:
         if snapshot_of(source, int.from_bytes(key[1:9], "big")) is Absent.MISSING:
             return "a dead list belongs to no snapshot"
+        if dead.key[:1] == b"N":
+            return None if is_recorded(self.volume, dead.key) else "its dead list names changes of which none are recorded"
         if source.get(dead.key, Record) is Absent.MISSING:
             return "its dead list names a past record that does not exist"
         return None
