@@ -12,15 +12,17 @@ directory it adds to. On a volume without quotas it costs nothing.
 from __future__ import annotations
 
 import errno
+import logging
 from typing import TYPE_CHECKING
 
-from anqfs.errors import FilesystemError
+from anqfs.errors import Damaged, FilesystemError
 from anqfs.store.schema import Inode, Quota, Usage, inode_key, prefix_end, quota_key
 
 if TYPE_CHECKING:
     from anqfs.namespace.core import Core
     from anqfs.namespace.usage import Delta
 
+_log = logging.getLogger(__name__)
 ENTRY_CAPACITY = 4096
 """Bytes that one name takes beside the data of its file."""
 _CHAINS_MAX = 65536
@@ -69,7 +71,7 @@ class QuotaAccounts:
 
     def directory_goes(self, ino: int) -> None:
         """Remove the quota of a directory that is being removed, inside the operation."""
-        if self.any and self._core.get(quota_key(ino)) is not None:
+        if self.any and self._has_quota(ino):
             self._core.volume.delete(quota_key(ino))
             self._core.after.append(lambda: self.quota_changed(ino))
 
@@ -94,10 +96,18 @@ class QuotaAccounts:
         if len(self._chains) + len(way) > _CHAINS_MAX:
             self._chains.clear()
         for ino in reversed(way):
-            if self._core.get(quota_key(ino)) is not None:
+            if self._has_quota(ino):
                 found = (ino, *found)
             self._chains[ino] = found
         return found
+
+    def _has_quota(self, ino: int) -> bool:
+        """Tell whether a directory has a quota. A damaged one refuses what would add to it, and nothing else, until it is set again."""
+        try:
+            return self._core.get(quota_key(ino)) is not None
+        except Damaged as error:
+            _log.error("the quota of inode %d: %s", ino, error)
+            return True
 
     def account(self, ino: int) -> Account:
         """Return the account of a directory that has a quota, without what the running operation adds."""
@@ -122,12 +132,15 @@ class QuotaAccounts:
             if capacity:
                 for ino in self.above(directory):
                     changes[ino] = changes.get(ino, 0) + capacity
-        accounts = [(self.account(ino), change) for ino, change in changes.items() if change]
-        for account, change in accounts:
-            if change > 0 and account.used + change > account.limit:
-                raise FilesystemError(errno.EDQUOT, f"the quota of {account.limit} bytes is reached: {account.used} are taken")
-        for account, change in accounts:
-            account.used += change
+        for ino, change in changes.items():
+            if change > 0:
+                account = self.account(ino)
+                if account.used + change > account.limit:
+                    raise FilesystemError(errno.EDQUOT, f"the quota of {account.limit} bytes is reached: {account.used} are taken")
+        for ino, change in changes.items():
+            known = self._accounts.get(ino)
+            if known is not None:
+                known.used += change
 
     def nearly_reached(self, inode: Inode, margin: int) -> bool:
         """Tell whether a quota above any name of an inode has less than `margin` bytes left, or less than an eighth of its limit."""

@@ -11,12 +11,13 @@ from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 import pytest
 
-from anqfs.errors import FilesystemError, NotFound
+from anqfs.errors import Damaged, FilesystemError, NotFound
 from anqfs.namespace import ROOT, Namespace
 from anqfs.namespace.check import check
 from anqfs.namespace.core import Caller
 from anqfs.namespace.quota_accounts import ENTRY_CAPACITY
 from anqfs.store.schema import Quota, quota_key
+from tests.unit.damaged_volume import Damage, Facts
 from tests.unit.namespace_volume import make_store, opened, work_off
 
 USER = Caller(1000, 1000, frozenset(), 0o022)
@@ -61,7 +62,7 @@ def totals(ns: Namespace, node: int) -> tuple[int, ...]:
 
 
 def refused(call: Callable[[], object]) -> str:
-    with pytest.raises(FilesystemError) as caught:
+    with pytest.raises((FilesystemError, Damaged)) as caught:
         call()
     return errno.errorcode[caught.value.errno]
 
@@ -335,3 +336,28 @@ def test_quotas_are_listed_by_page(ns: Namespace) -> None:
     first = [each.ino for _, each in zip(range(2), ns.quotas.listing(), strict=False)]
     assert first == made[:2]
     assert [each.ino for each in ns.quotas.listing(first[-1])] == made[2:]
+
+
+def test_a_damaged_quota_refuses_growth_alone_until_it_is_set_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "store"
+    make_store(path)
+    with opened(path) as ns:
+        top, _ = ns.mkdir(1, b"top", 0o755, ROOT)
+        below, _ = ns.mkdir(top, b"below", 0o755, ROOT)
+        node, _ = ns.create(below, b"f", 0o644, ROOT)
+        ns.write(node, 0, b"x" * 5000)
+        ns.quotas.set(top, 100_000)
+    Damage(path, Facts()).flip_record(quota_key(top))
+    with opened(path) as ns:
+        assert refused(lambda: ns.write(node, 5000, b"x" * 5000)) == "EIO"
+        assert refused(lambda: ns.create(below, b"g", 0o644, ROOT)) == "EIO"
+        ns.write(node, 0, b"y" * 5000)
+        ns.unlink(below, b"f")
+        ns.rmdir(top, b"below")
+        assert [finding.path for finding in check(ns.volume).findings] == [b"/top"]
+        ns.quotas.set(top, 100_000)
+        ns.create(top, b"g", 0o644, ROOT)
+        assert ns.quotas.status(top).used == ENTRY_CAPACITY
+        ns.volume.commit().wait()
+        assert {finding.path for finding in check(ns.volume).findings} == {b"volume"}  # the digest still tells of the damage
+    assert "the quota of inode" in caplog.text
