@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from anqfs.errors import AnqfsError
 from anqfs.namespace.check_source import Absent, Source, Version, birth_of, is_directory, name_inode
 from anqfs.namespace.check_streams import Stream, Tally
-from anqfs.namespace.usage import of_inode
+from anqfs.namespace.usage import CHANGED_LAG, of_inode
 from anqfs.store.schema import (
     EPOCH_MAX,
     INO_MAX,
@@ -398,7 +398,7 @@ class Families:
             return
         if totals(found) != totals(stored or Usage(0)):
             self.fault(f"its totals are {totals(stored or Usage(0))}, but what is below adds up to {totals(found)}")
-        if stored is not None and 0 < stored.changed < found.changed:
+        if stored is not None and stored.changed and stored.changed + CHANGED_LAG < found.changed:
             self.fault(f"the newest change below is at {found.changed} ns, but it says {stored.changed}")
 
     # ---------------------------------------------------- as of past epochs

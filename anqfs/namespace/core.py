@@ -112,7 +112,7 @@ class Core:
         self.versions = Versions(volume)
         self.changes = ChangeIndex(self.versions)
         self.references = References(volume)
-        self.usage = UsageTotals(self.versions)
+        self.usage = UsageTotals(self.versions, clock)
         self.quotas = QuotaAccounts(self)
         self.directory_goes: list[Callable[[int], None]] = [self.quotas.directory_goes]
         """Who hears, inside the operation, that a directory is removed: what is recorded of it goes, too."""
@@ -141,7 +141,7 @@ class Core:
         """Hook of the volume: totals are part of the group that changed them, and room is measured anew."""
         self._room = 0
         if self.volume.failed is None and not self.volume.read_only:
-            self.usage.flush()
+            self.usage.flush(lazily=True)
             self.packer.group_closes()
 
     # --- operations

@@ -3,7 +3,9 @@
 An operation notes its deltas at the directory that holds the name; they reach the records of that directory and of all its ancestors
 when `flush` runs: before a group closes, a snapshot is taken, a directory moves, and when somebody asks. A directory does not count
 itself. A file counts in each directory that names it, once for each name. `size` is that of regular files. `changed` is the newest change
-time of what is below: it goes up with each change, and removals do not take it back.
+time of what is below: it goes up with each change, and removals do not take it back. Where nothing else of a total changed, it is put into
+its record once in CHANGED_LAG at most, or every small fsync would write a record for each directory above; after a restart it may be as
+much too old.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ _log = logging.getLogger(__name__)
 Delta = tuple[int, int, int, int, int, int]
 """size, allocated, files, directories, symlinks, others."""
 ONE_DIRECTORY: Delta = (0, 0, 0, 1, 0, 0)
+CHANGED_LAG = 10**9
+"""ns by which a recorded change time may be older than what is below."""
 NOTHING: Delta = (0, 0, 0, 0, 0, 0)
 
 
@@ -53,8 +57,9 @@ def _plus(one: Delta, other: Delta) -> Delta:
 class UsageTotals:
     """Collects deltas and adds them to the records."""
 
-    def __init__(self, versions: Versions) -> None:
+    def __init__(self, versions: Versions, clock: Callable[[], int]) -> None:
         self._versions = versions
+        self._clock = clock
         self._get: Callable[[bytes], Any] = versions.get
         self._pending: dict[int, Delta] = {}
         self._changed: dict[int, int] = {}
@@ -134,7 +139,10 @@ class UsageTotals:
 
     def changed_below(self, ino: int) -> int:
         """Return the recorded newest change time below a directory, 0 if none is known; call after `flush`."""
-        record: Usage | None = self._get(usage_key(ino))
+        try:
+            record: Usage | None = self._get(usage_key(ino))
+        except Damaged:
+            return 0
         return 0 if record is None else record.changed
 
     def directory_removed(self, ino: int, inode: Inode, parent: int) -> None:
@@ -144,14 +152,19 @@ class UsageTotals:
         if record is not None:
             self._versions.remove(usage_key(ino), record, ino, inode)
 
-    def flush(self) -> None:
-        """Add what is pending to the directories and all their ancestors. One operation of its own; damage is logged and skipped."""
+    def flush(self, *, lazily: bool = False) -> None:
+        """Add what is pending to the directories and all their ancestors. One operation of its own; damage is logged and skipped.
+
+        `lazily`: a change time alone may stay pending for CHANGED_LAG.
+        """
         volume = self._versions.volume
         sums, changed = self._sums()
-        if sums or changed:
+        later = self._not_due(changed.keys() - sums.keys()) if lazily else set[int]()
+        due = (sums.keys() | changed.keys()) - later
+        if due:
             volume.begin()
             try:
-                for directory in sums.keys() | changed.keys():
+                for directory in due:
                     self._add(directory, sums.get(directory, NOTHING), changed.get(directory, 0))
                 self._versions.settle()
             except BaseException:
@@ -160,7 +173,12 @@ class UsageTotals:
                 raise
             volume.finish()
         self._pending.clear()
-        self._changed.clear()
+        self._changed = {directory: changed[directory] for directory in later}
+
+    def _not_due(self, directories: set[int]) -> set[int]:
+        """Return those of some directories whose recorded change time was brought up to date a moment ago."""
+        since = self._clock() - CHANGED_LAG
+        return {ino for ino in directories if self.changed_below(ino) > since}
 
     def _sums(self) -> tuple[dict[int, Delta], dict[int, int]]:
         """Return what to add to each directory, and its new newest change time: its own and those below, from the deepest up."""

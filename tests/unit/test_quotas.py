@@ -10,15 +10,17 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 import pytest
+from msgspec.structs import replace
 
 from anqfs.errors import Damaged, FilesystemError, NotFound
 from anqfs.namespace import ROOT, Namespace
 from anqfs.namespace.check import check
 from anqfs.namespace.core import Caller
 from anqfs.namespace.quota_accounts import ENTRY_CAPACITY
-from anqfs.store.schema import Quota, quota_key
+from anqfs.namespace.usage import CHANGED_LAG
+from anqfs.store.schema import Quota, quota_key, usage_key
 from tests.unit.damaged_volume import Damage, Facts
-from tests.unit.namespace_volume import make_store, opened, work_off
+from tests.unit.namespace_volume import Clock, make_store, opened, work_off
 
 USER = Caller(1000, 1000, frozenset(), 0o022)
 
@@ -237,6 +239,41 @@ def test_the_newest_change_time_rises_to_every_directory_above(ns: Namespace) ->
     assert ns.usage(other) == before
     ns.rename(1, b"0", other, b"moved", 0)
     assert ns.usage(other).changed >= inode.ctime
+
+
+def test_small_changes_alone_write_no_totals_for_a_second(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    make_store(path)
+    with opened(path) as ns:
+        clock = ns.core.clock
+        assert isinstance(clock, Clock)
+        top, _ = ns.mkdir(1, b"top", 0o755, ROOT)
+        node, _ = ns.create(top, b"f", 0o644, ROOT)
+        ns.volume.commit().wait()
+        recorded = ns.volume.get(usage_key(top))
+        for _ in range(3):
+            ns.set_attributes(node, mode=0o600, caller=ROOT)
+            ns.volume.commit().wait()
+        assert ns.volume.get(usage_key(top)) == recorded
+        clock.now += CHANGED_LAG
+        latest = ns.set_attributes(node, mode=0o640, caller=ROOT).ctime
+        ns.volume.commit().wait()
+        assert [ns.volume.get(usage_key(ino)).changed for ino in (top, 1)] == [latest, latest]  # type: ignore[union-attr]
+        latest = ns.set_attributes(node, mode=0o644, caller=ROOT).ctime
+        ns.volume.commit().wait()
+    with opened(path) as ns:
+        assert latest - CHANGED_LAG < ns.usage(top).changed < latest
+        assert check(ns.volume).findings == []
+
+
+def test_check_finds_a_change_time_that_is_too_old(ns: Namespace) -> None:
+    top, _ = ns.mkdir(1, b"top", 0o755, ROOT)
+    node, _ = ns.create(top, b"f", 0o644, ROOT)
+    ns.set_attributes(node, ctime=1_800_000_000_000_000_000, caller=ROOT)
+    recorded = ns.usage(top)
+    ns.volume.put(usage_key(top), replace(recorded, changed=recorded.changed - 2 * CHANGED_LAG))
+    (finding,) = check(ns.volume).findings
+    assert finding.path == b"/top" and "newest change" in finding.what
 
 
 def test_every_quota_above_must_allow_it_and_the_nearest_alone_is_not_enough(ns: Namespace) -> None:
