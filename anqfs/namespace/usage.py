@@ -11,7 +11,7 @@ much too old.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import Any
 
@@ -158,9 +158,13 @@ class UsageTotals:
         `lazily`: a change time alone may stay pending for CHANGED_LAG.
         """
         volume = self._versions.volume
-        sums, changed = self._sums()
-        later = self._not_due(changed.keys() - sums.keys()) if lazily else set[int]()
-        due = (sums.keys() | changed.keys()) - later
+        since = self._clock() - CHANGED_LAG // 2 if lazily else 0
+        later = self._younger(self._changed, since) if lazily else {}
+        sums, changed = self._sums(self._changed.keys() - later.keys())
+        if lazily and changed:
+            alone = {ino: when for ino, when in changed.items() if ino not in sums}
+            later.update(self._younger(alone, since))
+        due = sums.keys() | (changed.keys() - later.keys())
         if due:
             volume.begin()
             try:
@@ -173,20 +177,22 @@ class UsageTotals:
                 raise
             volume.finish()
         self._pending.clear()
-        self._changed = {directory: changed[directory] for directory in later}
+        self._changed = later
 
-    def _not_due(self, directories: set[int]) -> set[int]:
-        """Return those of some directories whose recorded change time was brought up to date a moment ago."""
-        since = self._clock() - CHANGED_LAG
-        return {ino for ino in directories if self.changed_below(ino) > since}
+    def _younger(self, changed: dict[int, int], since: int) -> dict[int, int]:
+        """Return those of some new change times whose directory had one recorded that is younger than `since`."""
+        return {ino: when for ino, when in changed.items() if self.changed_below(ino) > since}
 
-    def _sums(self) -> tuple[dict[int, Delta], dict[int, int]]:
-        """Return what to add to each directory, and its new newest change time: its own and those below, from the deepest up."""
+    def _sums(self, changed: Set[int]) -> tuple[dict[int, Delta], dict[int, int]]:
+        """Return what to add to each directory, and its new newest change time: its own and those below, from the deepest up.
+
+        Of change times only those of the directories `changed` count.
+        """
         sums = {ino: delta for ino, delta in self._pending.items() if any(delta)}
-        newest = dict(self._changed)
+        newest = {ino: self._changed[ino] for ino in changed}
         parents: dict[int, int] = {}
         depths: dict[int, int] = {}
-        for directory in sums.keys() | newest.keys():
+        for directory in sums.keys() | changed:
             self._climb(directory, parents, depths)
         for ino in sorted(depths, key=depths.__getitem__, reverse=True):
             parent = parents.get(ino)
