@@ -50,6 +50,7 @@ def init(mountpoint: str, directory: str | None, bind: str, nfs_port: int, smb_p
         if (os.fsencode(where) + b"/").startswith(point + b"/"):
             raise UsageError(f"{wire.shown(str(where))}: lies in the volume: its servers must find it when the volume is not mounted")
     layout = layouts.place(point, where)
+    check_path("the directory of the export's files", str(layout.root))
     settings.create(layout, description)
     return layout
 

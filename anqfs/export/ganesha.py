@@ -23,6 +23,10 @@ def _flag(value: bool) -> str:
     return "true" if value else "false"
 
 
+def _protocols(description: Description) -> str:
+    return ", ".join(dict.fromkeys(version[0] for version in description.nfs.versions))
+
+
 def plugins() -> str:
     """Return the directory of ganesha's modules, where this distribution puts it."""
     triplet = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"
@@ -38,7 +42,7 @@ def configuration(description: Description, layout: Layout) -> str:
         _version_4(description, layout),
         _kerberos(description.nfs.kerberos, layout),
         _CACHE,
-        _DEFAULTS,
+        _defaults(description),
         *(_export(description, export) for export in sorted(description.nfs.export, key=lambda one: one.id)),
         _LOG,
     ]
@@ -47,14 +51,13 @@ def configuration(description: Description, layout: Layout) -> str:
 
 def _core(description: Description) -> str:
     nfs = description.nfs
-    protocols = ", ".join(dict.fromkeys(version[0] for version in nfs.versions))
     bind = (
         "# No Bind_addr: it listens on every address of this machine."
         if description.bind in EVERYONE
         else f"# It listens there only: no other network of this machine is answered.\n  Bind_addr = {description.bind};"
     )
     return f"""NFS_CORE_PARAM {{
-  Protocols = {protocols};
+  Protocols = {_protocols(description)};
   NFS_Port = {nfs.port};
   # The port of version 3's mount protocol is fixed, so that a firewall can name it.
   MNT_Port = {nfs.mountd_port};
@@ -111,7 +114,10 @@ _CACHE = """MDCACHE {
 }
 """
 
-_DEFAULTS = f"""EXPORT_DEFAULTS {{
+
+def _defaults(description: Description) -> str:
+    return f"""EXPORT_DEFAULTS {{
+  Protocols = {_protocols(description)};
   # Keep no attributes: what Samba or a local program changed shows at once.
   Attr_Expiration_Time = 0;
   # An export answers nobody but the clients it lists.
@@ -123,6 +129,7 @@ _DEFAULTS = f"""EXPORT_DEFAULTS {{
   PrivilegedPort = false;
 }}
 """
+
 
 _LOG = """LOG {
   Default_Log_Level = EVENT;
@@ -138,7 +145,6 @@ def _client(client: str) -> str:
 
 
 def _export(description: Description, export: NfsExport) -> str:
-    protocols = ", ".join(dict.fromkeys(version[0] for version in description.nfs.versions))
     clients = ", ".join(dict.fromkeys(_client(client) for client in export.clients))
     allowed = (
         f"CLIENT {{ Clients = {clients}; Access_Type = {_ACCESS[export.access]}; }}"
@@ -150,7 +156,6 @@ def _export(description: Description, export: NfsExport) -> str:
   Export_Id = {export.id};
   Path = "{description.directory(export)}";
   Pseudo = "/{export.name}";
-  Protocols = {protocols};
   SecType = {", ".join(export.security)};
   Squash = {_SQUASH[export.squash]};
   Access_Type = None;

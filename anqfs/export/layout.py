@@ -110,7 +110,7 @@ class Layout:
 
 
 def escape(point: bytes) -> str:
-    """Return a mount point as a file name, as systemd-escape(1) --path does: slashes are dashes, what is unusual is \\xNN."""
+    """Return a mount point as a file name: slashes are dashes, what is unusual is =NN. No backslash: ganesha would read an escape."""
     path = point.strip(b"/")
     name = ""
     for number, byte in enumerate(path):
@@ -120,7 +120,7 @@ def escape(point: bytes) -> str:
         elif _PLAIN.fullmatch(letter) and not (letter == b"." and number == 0):
             name += letter.decode()
         else:
-            name += f"\\x{byte:02x}"
+            name += f"={byte:02x}"
     return name or "-"
 
 

@@ -17,8 +17,8 @@ import leftovers
 from tests.cli.conftest import Bench
 from tests.places import plain_temporary
 
-GRACE, LEASE = 4, 4
-"""Seconds. Short, because clients wait for the whole of them after a restart."""
+GRACE, LEASE = 4, 30
+"""Seconds. A short grace period, because clients wait for the whole of it after a restart."""
 
 
 def free_port() -> int:
