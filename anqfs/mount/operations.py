@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 from ..errors import FilesystemError
-from ..namespace.nodes import SNAPSHOT_NAME, ino_of, is_door
+from ..namespace.nodes import SNAPSHOT_NAME, VERSIONS_NAME, ino_of, is_door
 from . import share_root
 from .attributes import (
     BRIEFLY,
@@ -31,6 +31,7 @@ from .attributes import (
     statvfs_of,
     unknown_entry,
 )
+from .climb import Climbs
 from .handler import Latency, handler
 from .handles import Handles
 
@@ -74,6 +75,7 @@ class AnqfsOperations(pyfuse3.Operations):
         self.durability = durability
         self.readers = readers
         self.handles = Handles()
+        self._climbs = Climbs()
         self.latency = Latency()
         self.mountpoint = b""
         self._flush_kernel = flush_kernel
@@ -108,6 +110,8 @@ class AnqfsOperations(pyfuse3.Operations):
                 raise
             return absent(self._stay)
         self.namespace.hold(node)
+        if name == b".." and is_door(parent):
+            self._climbs.begin(ctx.pid, node)
         if not is_live(node):
             self.durability.changed()  # a snapshot's first look-up through a directory is recorded
         return self._entry(node, inode, self._timeout(parent))
@@ -284,7 +288,9 @@ class AnqfsOperations(pyfuse3.Operations):
 
     @handler()
     def opendir(self, node: int, ctx: RequestContext) -> int:
-        """A directory's handle is its node id, with share_root.LISTED in a share's root: nothing to keep, nothing to bound."""
+        """A directory's handle is its node id, with share_root.LISTED where the door in it is shown: nothing to keep, nothing to bound."""
+        if self._climbs.arrives(ctx.pid, node):
+            return node | share_root.LISTED
         return node | share_root.LISTED if is_live(node) and share_root.is_smbd(ctx.pid) and self._is_share_root(node, ctx.pid) else node
 
     def _is_share_root(self, node: int, pid: int) -> bool:
@@ -309,8 +315,9 @@ class AnqfsOperations(pyfuse3.Operations):
             if not reply(token, name, self._entry(node, namespace.attributes(node)), cookie):
                 return
         if shown and start_id < share_root.COOKIE:
-            door = self._entry(*namespace.lookup(fh, SNAPSHOT_NAME), self._timeout(fh))
-            if not reply(token, SNAPSHOT_NAME, door, share_root.COOKIE):
+            name = SNAPSHOT_NAME if is_live(fh) else VERSIONS_NAME
+            door = self._entry(*namespace.lookup(fh, name), self._timeout(fh))
+            if not reply(token, name, door, share_root.COOKIE):
                 return
         hold = namespace.hold
         timeout = self._timeout(fh)

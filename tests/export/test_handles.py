@@ -33,7 +33,16 @@ def fill(served: Served) -> dict[str, bytes]:
     served.start()
     paths = [*CONTENT, "a/b/c", "study", f"study/.snapshot/{number}_kept", f"study/.snapshot/{number}_kept/image"]
     with nfs4.Nfs4(served.nfs_port) as client:
-        return {path: client.handle("archive", *path.split("/")) for path in paths}
+        handles = {path: client.handle("archive", *path.split("/")) for path in paths}
+    durable(served.mountpoint)
+    return handles
+
+
+def durable(directory: Path) -> None:
+    """Return when everything so far survives a kill."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 def open_all(served: Served, handles: dict[str, bytes]) -> None:

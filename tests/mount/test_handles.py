@@ -58,6 +58,25 @@ def test_handles_open_after_a_remount(mount: Mount) -> None:
     assert (shot / "a" / "b" / "c" / "file").read_bytes() == b"content"
 
 
+def test_a_directory_in_a_snapshot_opens_when_nobody_has_looked_for_it(mount: Mount) -> None:
+    study = mount.point / "study"
+    (study / "series").mkdir(parents=True)
+    (study / "series" / "image").write_bytes(b"content")
+    (study / ".snapshot" / "shot").mkdir()
+    (shot,) = (study / ".snapshot").iterdir()
+    by_time = next((study / ".snapshot/@GMT").iterdir())
+    kept = {path: handle_of(path) for path in (shot / "series", shot, by_time, study / ".snapshot", study / ".snapshot/@GMT")}
+    for path, (kind, data) in kept.items():
+        mount.remount()
+        descriptor = open_handle(mount, kind, data)
+        try:
+            assert os.readlink(f"/proc/self/fd/{descriptor}") == str(path)
+        finally:
+            os.close(descriptor)
+        assert os.listdir(study) == ["series"]
+        assert "@GMT" not in os.listdir(study / ".snapshot")
+
+
 def test_a_handle_writes(mount: Mount) -> None:
     (mount.point / "f").write_bytes(b"old")
     kind, data = handle_of(mount.point / "f")
