@@ -147,7 +147,8 @@ def _print_latency(latency: dict[str, Any]) -> None:
 def usage(path: Annotated[str, typer.Argument(metavar="PATH", help="A path in a mounted volume.")], json: Json = False) -> None:
     """Show the recursive totals below a directory at once, from its record; no tree is walked.
 
-    A file with several names counts in each directory that names it. `allocated` leaves holes out.
+    A file with several names counts in each directory that names it. `allocated` leaves holes out; `capacity` is what quotas count, with
+    4,096 bytes for each name.
 
     Examples:
 
@@ -168,6 +169,7 @@ def usage(path: Annotated[str, typer.Argument(metavar="PATH", help="A path in a 
         [
             ("bytes", f"{totals['bytes']} ({output.size(totals['bytes'])})"),
             ("allocated", f"{totals['allocated']} ({output.size(totals['allocated'])})"),
+            ("capacity", f"{totals['capacity']} ({output.size(totals['capacity'])})"),
             ("files", str(totals["files"])),
             ("directories", str(totals["directories"])),
             ("symlinks", str(totals["symlinks"])),

@@ -23,6 +23,7 @@ from anqfs.control.requests import KeyRequest, RestoreRequest, ScrubRequest, Set
 from anqfs.errors import AnqfsError, CommitFailed, Damaged, MountFailed, NotFound, ReadOnlyVolume, StoreInUse, UsageError
 from anqfs.mount import mountpoint as place
 from anqfs.namespace.nodes import ino_of, view_of
+from anqfs.namespace.quota_accounts import capacity_below
 from anqfs.namespace.restore import Progress as RestoreProgress
 from anqfs.namespace.restore import Restore
 from anqfs.namespace.scrub import Batch, Scrub
@@ -112,6 +113,7 @@ class Service:
         return {
             "bytes": totals.size,
             "allocated": totals.allocated,
+            "capacity": capacity_below(totals),
             "files": totals.files,
             "directories": totals.directories,
             "symlinks": totals.symlinks,

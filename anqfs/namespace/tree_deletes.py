@@ -41,6 +41,16 @@ class Deletion(NamedTuple):
     directories: int
 
 
+class _Place:
+    """A directory, and the hash from which on it was not looked at yet: deleted names are dear to pass by until they are durable."""
+
+    __slots__ = ("ino", "start")
+
+    def __init__(self, ino: int) -> None:
+        self.ino = ino
+        self.start = _FIRST
+
+
 class _Stop(Exception):
     """The deletion cannot go on; why is the message."""
 
@@ -53,7 +63,7 @@ class TreeDeletes:
         self._directories = directories
         self._path_of = path_of
         self._running: deque[int] = deque()
-        self._ways: dict[int, list[int]] = {}
+        self._ways: dict[int, list[_Place]] = {}
         """Where each one is: the directories from its own down."""
         self._changes: list[Change] = []
         core.directory_goes.append(self._directory_goes)
@@ -191,38 +201,44 @@ class TreeDeletes:
         self.core.after.append(lambda: self._changes.extend(removed))
         count = 0
         while count < budget and way:
-            entries = self._entries(way[-1], budget - count)
-            for dirent in entries:
+            place = way[-1]
+            entries = self._entries(place, budget - count)
+            for name_hash, dirent in entries:
                 inode = self._directories.named(dirent)
                 if dirent.kind == S_IFDIR and inode.size:
-                    way.append(dirent.ino)
+                    way.append(_Place(dirent.ino))
                     break
                 if is_locked(inode, self.core.clock()):
                     if count:
                         return
                     raise _Stop(f"{self._shown(dirent)}: the file is locked")
-                self._remove(way[-1], dirent, removed)
+                self._remove(place.ino, dirent, removed)
+                place.start = name_hash
                 count += 1
             if not entries:
-                self._remove_directory(way, removed)
                 count += 1
+                if place.start != _FIRST:
+                    place.start = _FIRST  # once more from the first: others may have added names
+                else:
+                    self._remove_directory(way, removed)
 
     def _shown(self, dirent: Dirent) -> str:
         return (self._path_of(dirent.ino) or dirent.name).decode("utf-8", "surrogateescape")
 
-    def _way(self, top: int) -> list[int]:
+    def _way(self, top: int) -> list[_Place]:
         """Return the directories from the deletion's own down to where it is, as far as they are still below each other."""
-        way = self._ways.setdefault(top, [top])
+        way = self._ways.setdefault(top, [_Place(top)])
         for at in range(1, len(way)):
-            inode: Inode | None = self.core.get(inode_key(way[at]))
-            if inode is None or not inode.links or inode.links[0][0] != way[at - 1]:
+            inode: Inode | None = self.core.get(inode_key(way[at].ino))
+            if inode is None or not inode.links or inode.links[0][0] != way[at - 1].ino:
                 del way[at:]
                 break
         return way
 
-    def _entries(self, directory: int, limit: int) -> list[Dirent]:
-        found = self.core.volume.scan(dirent_key(directory, _FIRST), dirent_key(directory, _LAST) + b"\0")
-        return [record for _, record in islice(found, limit) if isinstance(record, Dirent)]
+    def _entries(self, place: _Place, limit: int) -> list[tuple[bytes, Dirent]]:
+        """Return the next names of a directory with their hashes."""
+        found = self.core.volume.scan(dirent_key(place.ino, place.start), dirent_key(place.ino, _LAST) + b"\0")
+        return [(key[9:25], record) for key, record in islice(found, limit) if isinstance(record, Dirent)]
 
     def _remove(self, parent: int, dirent: Dirent, removed: list[Change]) -> None:
         if dirent.ino in self.core.held:
@@ -232,9 +248,9 @@ class TreeDeletes:
         else:
             self._directories.unlink(parent, dirent.name)
 
-    def _remove_directory(self, way: list[int], removed: list[Change]) -> None:
+    def _remove_directory(self, way: list[_Place], removed: list[Change]) -> None:
         """Remove the empty directory that the way ends in."""
-        inode: Inode | None = self.core.get(inode_key(way.pop()))
+        inode: Inode | None = self.core.get(inode_key(way.pop().ino))
         if inode is None or not inode.links:
             return
         parent, name_hash = inode.links[0]
