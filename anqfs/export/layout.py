@@ -1,8 +1,11 @@
 """Where an export's files are: the configuration directory (CONFDIR) and the index that finds it by the mount point. Any thread.
 
-CONFDIR is private (0700) and holds `export.toml` (what a person says), `generated/` (what is made from it) and `state/` (the servers'
-databases, recovery records, logs and pid files). The index is `$ANQFS_EXPORT_DIR`, or `/etc/anqfs/export` for root, or
-`$XDG_CONFIG_HOME/anqfs/export`, or `~/.config/anqfs/export`: for each mount point it has either CONFDIR itself or a link to it.
+CONFDIR holds `export.toml` (what a person says), `generated/` (what is made from it) and `state/` (the servers' databases, recovery
+records, logs and pid files). Others can pass through it but read nothing (0711), since smbd works as the user of a connection and has to
+reach its lock directory as such; all but that directory and what leads to it is private.
+
+The index is `$ANQFS_EXPORT_DIR`, or `/etc/anqfs/export` for root, or `$XDG_CONFIG_HOME/anqfs/export`, or `~/.config/anqfs/export`: for
+each mount point it has either CONFDIR itself or a link to it.
 """
 
 from __future__ import annotations
@@ -89,6 +92,11 @@ class Layout:
         """State of the SMB server."""
         return self.state / "smb"
 
+    @property
+    def smb_audit(self) -> Path:
+        """The access audit of the SMB server."""
+        return self.smb / "log" / "audit.log"
+
     def smb_directories(self) -> dict[str, Path]:
         """Return smb.conf's name of each private directory, and where it is."""
         return {
@@ -102,11 +110,12 @@ class Layout:
 
     def make(self) -> None:
         """Make every directory. Raises OSError."""
-        private = [self.root, self.generated, self.state, self.nfs, self.nfs_recovery, self.nfs_credentials, self.smb, self.smb / "log"]
-        for directory in private:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for directory in self.smb_directories().values():
-            directory.mkdir(mode=0o755, exist_ok=True)  # Samba refuses some of them when others cannot read; the parents are closed
+        for directory in (self.root, self.state, self.smb):
+            directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        for directory in (self.generated, self.nfs, self.nfs_recovery, self.nfs_credentials, self.smb / "log"):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        for name, directory in self.smb_directories().items():
+            directory.mkdir(mode=0o700 if name == "private dir" else 0o755, exist_ok=True)  # Samba wants others to read most of them
 
 
 def escape(point: bytes) -> str:
@@ -165,7 +174,7 @@ def place(point: bytes, directory: Path | None) -> Layout:
         return Layout(entry)
     root = directory.resolve()
     if root != entry.resolve():
-        where.mkdir(mode=0o700, parents=True, exist_ok=True)
+        where.mkdir(mode=0o711, parents=True, exist_ok=True)
         if entry.exists():
             raise UsageError(f"{entry} exists already: remove it first")
         entry.symlink_to(root)

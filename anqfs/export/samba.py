@@ -12,8 +12,9 @@ import ipaddress
 from anqfs.export.description import EVERYONE, Description, SmbShare
 from anqfs.export.layout import Layout
 
-MODULES = ("ceph_snapshots", "catia", "fruit", "streams_xattr", "acl_xattr")
-"""In this order: each sees what the ones before it left. full_audit comes first when it is wanted, so that it sees what clients ask for."""
+MODULES = ("shadow_copy2", "catia", "fruit", "streams_xattr", "acl_xattr", "glusterfs_fuse")
+"""In this order: each sees what the ones before it left. The last asks the filesystem for a name in any case, which costs the same in
+directories of any size. full_audit comes first when it is wanted, so that it sees what clients ask for."""
 AUDITED = (
     "connect",
     "disconnect",
@@ -52,7 +53,7 @@ def _global(description: Description, layout: Layout) -> list[str]:
         f"  passdb backend = tdbsam:{layout.smb}/private/passdb.tdb",
         f"  log file = {layout.smb}/log/smbd.log",
         f"  max log size = {_LOG_KIB}",
-        "  log level = 1",
+        *_logging(layout, smb.audit),
         *_encryption(description),
         "  # No guests: an unknown user is refused, not made into somebody.",
         "  map to guest = never",
@@ -60,6 +61,16 @@ def _global(description: Description, layout: Layout) -> list[str]:
         *_WITHOUT_PRINTERS,
         *_ATTRIBUTES,
         *_LOCKS,
+    ]
+
+
+def _logging(layout: Layout, audit: bool) -> list[str]:
+    if not audit:
+        return ["  log level = 1"]
+    return [
+        "  # The access audit has a file of its own, each line with its time.",
+        f"  log level = 1 full_audit:1@{layout.smb_audit}",
+        "  debug prefix timestamp = yes",
     ]
 
 
@@ -121,8 +132,12 @@ def _share(description: Description, share: SmbShare) -> list[str]:
         f"  server smb encrypt = {_ENCRYPT[share.encrypt]}",
         *_who(share),
         f"  vfs objects = {' '.join((*(('full_audit',) if audit else ()), *MODULES))}",
-        "  # Previous versions: any snapshot of any directory.",
-        "  ceph:snapdir = .snapshot",
+        "  # Previous versions: any snapshot of any directory, found by its time in the hidden .snapshot/@GMT of each.",
+        "  shadow:snapdir = .snapshot/@GMT",
+        "  shadow:snapdirseverywhere = yes",
+        "  shadow:format = @GMT-%Y.%m.%d-%H.%M.%S",
+        "  shadow:localtime = no",
+        "  shadow:sort = desc",
         "  # What Macs keep beside a file is a stream of it.",
         "  fruit:metadata = stream",
         "  fruit:resource = stream",

@@ -23,6 +23,8 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PR_SET_PDEATHSIG = 1
 _LOG_BYTES = 16 << 20
 _TAIL = 16_384
+_LOCK_PATH_MAX = 90
+"""Bytes. A socket's path has at most 107; below the directory it is `/msg.sock/` and a process id."""
 _libc = ctypes.CDLL(None, use_errno=True)
 _PACKAGES = {"ganesha.nfsd": "nfs-ganesha and nfs-ganesha-vfs", "smbd": "samba and samba-vfs-modules"}
 
@@ -81,8 +83,10 @@ def _smb(description: Description, layout: Layout, address: str) -> Server:
     return Server("smb", command, log, pid_file, address, description.smb.port, makes_session=True)
 
 
-def check_before(kind: Kind, description: Description) -> None:
-    """Raise ExportFailed for what would make a server fail at once in a way its log does not explain."""
+def check_before(kind: Kind, description: Description, layout: Layout) -> None:
+    """Raise ExportFailed for what would make a server fail at once, or later, in a way its log does not explain."""
+    if kind == "smb":
+        _check_lock_directory(layout.smb_directories()["lock directory"])
     if kind == "nfs" and "3" in description.nfs.versions and not rpcbind_answers():
         raise ExportFailed('NFS version 3 needs rpcbind, which does not run here: start it, or take "3" out of nfs.versions')
     port = description.nfs.port if kind == "nfs" else description.smb.port
@@ -95,6 +99,23 @@ def check_before(kind: Kind, description: Description) -> None:
             raise ExportFailed(
                 f"{kind}: nothing can listen on {description.bind} port {port}: {error.strerror}: is another server running there?"
             ) from error
+
+
+def _check_lock_directory(directory: Path) -> None:
+    """smbd has a socket there for each connection, and looks for it as the connection's user.
+
+    Where the user does not get to, every other open of a file counts as left over from a dead process: share modes are not kept.
+    """
+    if len(os.fsencode(directory)) > _LOCK_PATH_MAX:
+        raise ExportFailed(
+            f"{directory}: the path is longer than {_LOCK_PATH_MAX} bytes, and Samba has sockets there: "
+            "begin again with `anqfs export init --dir` and a short path"
+        )
+    for each in (directory, *directory.resolve().parents):
+        if not each.stat().st_mode & 0o001:
+            raise ExportFailed(
+                f"{each}: SMB users have to pass through it to {directory}, or share modes are not kept: chmod o+x, or use another --dir"
+            )
 
 
 def rpcbind_answers() -> bool:

@@ -172,7 +172,7 @@ class Supervisor:
 
     def _launch(self, kind: Kind) -> None:
         self._check_directories(kind)
-        servers.check_before(kind, self._description)
+        servers.check_before(kind, self._description, self._layout)
         life = self._lives[kind] = Life(servers.server(kind, self._description, self._layout))
         life.start()
 

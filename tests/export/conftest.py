@@ -9,13 +9,16 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
 import leftovers
 from tests.cli.conftest import Bench
 from tests.places import plain_temporary
+
+if TYPE_CHECKING:
+    from tests.export.exported import Exported
 
 GRACE, LEASE = 4, 30
 """Seconds. A short grace period, because clients wait for the whole of it after a restart."""
@@ -37,6 +40,9 @@ class Served(Bench):
         self.index = top / "index"
         self.environment["ANQFS_EXPORT_DIR"] = str(self.index)
         self.nfs_port, self.smb_port = free_port(), free_port()
+
+    def fill(self) -> None:
+        """Put into the new volume what has to be there before it is mounted: nothing."""
 
     def mount(self, *options: str) -> int:
         """Mount so that NFS handles outlast a remount."""
@@ -78,11 +84,16 @@ class Served(Bench):
         return f"nfs://127.0.0.1/{name}?version={version}&nfsport={self.nfs_port}&noresvport=true"
 
 
-def serving(top: Path) -> Iterator[Served]:
+S = TypeVar("S", bound=Served)
+
+
+def serving(made: S) -> Iterator[S]:
     """Give a mounted volume to export; take everything away afterwards, and fail when servers were left running."""
-    made = Served(top)
+    top = made.top
+    top.chmod(0o755)  # SMB users have to get to the mount point, and to Samba's lock directory
     try:
         made.mkfs()
+        made.fill()
         made.mount()
         yield made
         stopped = made.run("umount", made.mountpoint) if made.mountpoint.is_mount() else None
@@ -98,4 +109,14 @@ def serving(top: Path) -> Iterator[Served]:
 @pytest.fixture
 def served() -> Iterator[Served]:
     """A mounted volume for one test."""
-    yield from serving(plain_temporary("anqfs-export-"))
+    yield from serving(Served(plain_temporary("anqfs-export-")))
+
+
+@pytest.fixture(scope="session")
+def vol() -> Iterator[Exported]:
+    """One volume, exported over SMB and NFS, for all tests that leave it running as they found it."""
+    from tests.export.exported import Exported
+
+    for made in serving(Exported(plain_temporary("anqfs-export-"))):
+        made.serve()
+        yield made

@@ -34,7 +34,11 @@ def test_nothing_is_exported_until_it_is_said_and_nobody_is_let_in_until_named(s
     assert (smb["access"], smb["clients"], smb["encrypt"]) == ("read-only", [], "required")
     shown = served.json("export", "show")
     assert (shown["bind"], shown["smb"]["port"], shown["nfs"]["port"]) == ("127.0.0.1", served.smb_port, served.nfs_port)
-    assert stat.S_IMODE(os.stat(served.conf).st_mode) == 0o700
+    assert stat.S_IMODE(os.stat(served.conf).st_mode) == 0o711
+    servers = {"supervisor.lock": 0o600, "supervisor.log": 0o600}
+    inside = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (*served.conf.iterdir(), *(served.conf / "state").iterdir())}
+    assert inside == {"export.toml": 0o600, "generated": 0o700, "state": 0o711, "nfs": 0o700, "smb": 0o711, **servers}
+    assert stat.S_IMODE(os.stat(served.conf / "state" / "smb" / "private").st_mode) == 0o700
     assert "CLIENT" not in served.ok("export", "config", "nfs")
     assert "hosts deny = ALL" in served.ok("export", "config", "smb")
 

@@ -89,13 +89,15 @@ def in_child(uid: int, function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 @contextmanager
-def loop_ext4(base: Path) -> Iterator[Path]:
-    """A directory on ext4: a loop image, so that it is the same everywhere."""
+def loop_ext4(base: Path, inode: int = 256) -> Iterator[Path]:
+    """A directory on ext4: a loop image, so that it is the same everywhere. What its `inode` bytes have room for takes no block."""
     image, point = base / "image", base / "ext4"
     point.mkdir()
     with image.open("wb") as stream:
         stream.truncate(256 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-b", "4096", "-I", "256", str(image)], check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    subprocess.run(
+        ["mkfs.ext4", "-q", "-b", "4096", "-I", str(inode), str(image)], check=True, stdin=subprocess.DEVNULL, capture_output=True
+    )
     subprocess.run(["mount", "-o", "loop,noatime", str(image), str(point)], check=True, stdin=subprocess.DEVNULL, capture_output=True)
     try:
         (point / "lost+found").rmdir()
