@@ -10,14 +10,18 @@ import os
 
 
 class Handle:
-    """One open file. `privileged`: who opened it may write without clearing setuid and setgid. `next` and `ahead` are byte offsets."""
+    """One open file. `privileged`: who opened it may write without clearing setuid and setgid. `next` and `ahead` are byte offsets.
 
-    __slots__ = ("ahead", "next", "node", "privileged", "writable")
+    `direct`: its writes do not go through the kernel's cache.
+    """
+
+    __slots__ = ("ahead", "direct", "next", "node", "privileged", "writable")
 
     def __init__(self, node: int, writable: bool, privileged: bool) -> None:
         self.node = node
         self.writable = writable
         self.privileged = privileged
+        self.direct = False
         self.next = 0
         self.ahead = 0
 

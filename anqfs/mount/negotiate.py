@@ -56,6 +56,7 @@ _MINOR_LEAST = 23
 DONT_MASK = 1 << 6
 AUTO_INVAL_DATA = 1 << 12
 PARALLEL_DIROPS = 1 << 18
+WRITEBACK_CACHE = 1 << 16
 CACHE_SYMLINKS = 1 << 23
 EXPLICIT_INVAL_DATA = 1 << 25
 HANDLE_KILLPRIV_V2 = 1 << 28
@@ -81,6 +82,11 @@ class Negotiated(NamedTuple):
     flags: int
     minor: int
     max_write: int
+
+    @property
+    def keeps_times(self) -> bool:
+        """Whether the kernel keeps mtime and ctime of what is written through its cache, and sends them (fuse_flush_times)."""
+        return bool(self.flags & WRITEBACK_CACHE)
 
     @property
     def kills_privileges(self) -> bool:

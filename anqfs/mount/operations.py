@@ -27,6 +27,7 @@ from .attributes import (
     entry_of,
     is_live,
     is_snapshot_directory,
+    kernel_time,
     show_as_snapshots_of,
     statvfs_of,
     unknown_entry,
@@ -77,6 +78,8 @@ class AnqfsOperations(pyfuse3.Operations):
         self.handles = Handles()
         self._climbs = Climbs()
         self.latency = Latency()
+        self.kernel_keeps_times = False
+        """Whether the kernel sends the times of what is written through its cache."""
         self.mountpoint = b""
         self._flush_kernel = flush_kernel
         self._stay = BRIEFLY
@@ -210,7 +213,7 @@ class AnqfsOperations(pyfuse3.Operations):
         """Make and open a file. Where the kernel did not know of one that is there, open that."""
         namespace = self.namespace
         try:
-            node, inode = namespace.create(parent, name, mode, caller_of(ctx))
+            node, inode = namespace.create(parent, name, mode, caller_of(ctx), times=kernel_time() if self.kernel_keeps_times else None)
         except FilesystemError as error:
             if error.errno != errno.EEXIST or flags & os.O_EXCL:
                 raise
@@ -236,9 +239,10 @@ class AnqfsOperations(pyfuse3.Operations):
 
     def _opened(self, node: int, inode: Inode | None, flags: int, uid: int) -> FileInfo:
         """Return what the kernel is told of a newly opened file; `inode` is given when it may be written."""
-        info = pyfuse3.FileInfo(fh=self.handles.open(node, flags, uid))
-        if inode is not None and flags & os.O_ACCMODE:
-            info.direct_io = self.namespace.core.quotas.nearly_reached(inode, DIRECT_BELOW)
+        number = self.handles.open(node, flags, uid)
+        info = pyfuse3.FileInfo(fh=number)
+        if inode is not None and flags & os.O_ACCMODE and self.namespace.core.quotas.nearly_reached(inode, DIRECT_BELOW):
+            info.direct_io = self.handles[number].direct = True
         return info
 
     @handler()
@@ -257,12 +261,19 @@ class AnqfsOperations(pyfuse3.Operations):
     def write(self, fh: int, offset: int, data: bytes) -> int:
         """Write.
 
+        What comes out of the kernel's cache was timed when it went in, and the kernel sends that time.
         FUSE's flag that asks to clear setuid and setgid does not come through pyfuse3. The kernel writes dirty pages back before it
         changes a mode, so who opened the file decides.
         """
         handle = self.handles[fh]
         try:
-            written = self.namespace.write(handle.node, offset, data, kill_privileges=not handle.privileged)
+            written = self.namespace.write(
+                handle.node,
+                offset,
+                data,
+                kill_privileges=not handle.privileged,
+                keep_times=self.kernel_keeps_times and not handle.direct,
+            )
         except FilesystemError as error:
             if error.errno == errno.EDQUOT:
                 self.handles.over_quota.add(handle.node)

@@ -134,8 +134,10 @@ class Directories:
 
     # --- making
 
-    def make(self, parent: int, name: bytes, mode: int, caller: Caller, *, rdev: int = 0, target: bytes = b"") -> tuple[int, Inode]:
-        """Make an inode of the type and permissions in `mode` and name it. Returns (ino, inode).
+    def make(
+        self, parent: int, name: bytes, mode: int, caller: Caller, *, rdev: int = 0, target: bytes = b"", times: int | None = None
+    ) -> tuple[int, Inode]:
+        """Make an inode of the type and permissions in `mode` and name it. Returns (ino, inode). `times`: its own (ns); None: now.
 
         Raises EEXIST, ENOENT, ENOTDIR, ENAMETOOLONG, NoSpace, EROFS.
         """
@@ -151,8 +153,9 @@ class Directories:
         mode, gid = _group_of(above, mode, caller)
         ino, epoch, now = core.next_ino(), core.versions.epoch, core.clock()
         is_directory = S_ISDIR(mode)
+        own = now if times is None else times
         inode = Inode(
-            epoch, mode, caller.uid, gid, 2 if is_directory else 1, len(target), 0, now, now, now, now, 0, flags, rdev, target,
+            epoch, mode, caller.uid, gid, 2 if is_directory else 1, len(target), 0, own, own, own, own, 0, flags, rdev, target,
             ((parent, name_hash),),
         )  # fmt: skip
         if attributes:

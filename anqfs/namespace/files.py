@@ -117,8 +117,10 @@ class Files:
 
     # --- writing
 
-    def write(self, ino: int, inode: Inode, offset: int, data: bytes | bytearray | memoryview) -> Inode:
+    def write(self, ino: int, inode: Inode, offset: int, data: bytes | bytearray | memoryview, *, keep_times: bool = False) -> Inode:
         """Write data; the caller puts the returned inode (size, allocated, times, birth are new). `inode` is the present record.
+
+        `keep_times`: mtime and ctime stay.
 
         Raises EFBIG, EINVAL, NoSpace, Damaged; nothing is changed then.
         """
@@ -146,10 +148,12 @@ class Files:
                 grown += allocated(new) - (allocated(found) if found is not None else 0)
                 if len(new.pieces) > MERGE_ABOVE and len(self.merges) < _MERGES_MAX:
                     self.merges[ino, index] = None
-        now = core.clock()
         size = max(inode.size, offset + length)
         core.usage.resized(inode, size - inode.size, grown)
-        new_inode = replace(inode, birth=core.versions.epoch, size=size, allocated=inode.allocated + grown, mtime=now, ctime=now)
+        new_inode = replace(inode, birth=core.versions.epoch, size=size, allocated=inode.allocated + grown)
+        if not keep_times:
+            now = core.clock()
+            new_inode = replace(new_inode, mtime=now, ctime=now)
         if patches:
             core.after.append(lambda: _apply(patches))
         return new_inode

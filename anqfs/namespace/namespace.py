@@ -55,9 +55,9 @@ class Namespace(Reading):
     # --- names
 
     @operation
-    def create(self, parent: int, name: bytes, mode: int, caller: Caller) -> tuple[int, Inode]:
-        """Make a regular file. Raises EEXIST, ENOENT, ENOTDIR, ENAMETOOLONG, EROFS, NoSpace."""
-        return self.directories.make(self._changeable(parent), name, S_IFREG | S_IMODE(mode), caller)
+    def create(self, parent: int, name: bytes, mode: int, caller: Caller, *, times: int | None = None) -> tuple[int, Inode]:
+        """Make a regular file; `times` (ns) are its own, None: now. Raises EEXIST, ENOENT, ENOTDIR, ENAMETOOLONG, EROFS, NoSpace."""
+        return self.directories.make(self._changeable(parent), name, S_IFREG | S_IMODE(mode), caller, times=times)
 
     def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> tuple[int, Inode]:
         """Make a directory; in `.snapshot`, take a snapshot called `name` and return its node. Raises as `create`, EACCES."""
@@ -175,8 +175,12 @@ class Namespace(Reading):
     # --- data
 
     @operation
-    def write(self, node: int, offset: int, data: bytes | bytearray | memoryview, *, kill_privileges: bool = False) -> int:
+    def write(
+        self, node: int, offset: int, data: bytes | bytearray | memoryview, *, kill_privileges: bool = False, keep_times: bool = False
+    ) -> int:
         """Write data and return its length. `kill_privileges`: the writer may not keep setuid and setgid.
+
+        `keep_times`: who writes sets mtime and ctime itself.
 
         Raises EISDIR, EINVAL, EFBIG, EROFS, NoSpace, Damaged.
         """
@@ -185,7 +189,7 @@ class Namespace(Reading):
         check_regular(inode)
         if not data:
             return 0
-        new = self.files.write(ino, inode, offset, data)
+        new = self.files.write(ino, inode, offset, data, keep_times=keep_times)
         if kill_privileges or inode.flags:
             new = self.attribute_changes.written(ino, inode, new, kill_privileges)
         core.put_inode(ino, inode, new)
