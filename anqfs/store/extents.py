@@ -79,6 +79,14 @@ class ExtentReader:
         with sealed, _chunks_of(sealed, offset, length) as part:
             return len(part) == 0 or self._extents.is_resident(part)
 
+    def length(self, extent: int) -> int:
+        """Return the plaintext length of a durable extent, without reading it; 0 when it is not there. Owner only. Raises Damaged."""
+        sealed = self._extents.get(extent)
+        if sealed is None:
+            return 0
+        with sealed:
+            return plain_length(len(sealed))
+
     def fetch(self, wanted: Iterable[tuple[int, int, int, int]]) -> None:
         """Open ranges (extent, offset, length, sealing key number) into the cache. What is damaged is remembered for its reader."""
         missing = [each for each in wanted if each[2] > 0 and not self.cache.holds(*each[:3])]

@@ -216,6 +216,16 @@ class Volume(Changes):
                     return bytes(view[offset : offset + length])
         return self._reader.open_here(extent, offset, length, key_number)
 
+    def extent_length(self, extent: int) -> int:
+        """Return the bytes that an extent holds, without reading it; 0 when it is not there. Raises Damaged."""
+        if self._seen != self._writer.finished:
+            self._settle()
+        for group in self._groups:
+            found = group.extents.get(extent)
+            if found is not None:
+                return len(found[0])
+        return self._reader.length(extent)
+
     def extent_is_warm(self, extent: int, offset: int, length: int) -> bool:
         """Tell whether `read_extent` would answer without waiting for a disk."""
         if self._seen != self._writer.finished:
