@@ -16,6 +16,7 @@ import anqfs
 from anqfs.cli import (
     api_commands,
     check_commands,
+    diff_commands,
     export_commands,
     key_commands,
     output,
@@ -83,6 +84,9 @@ app.command()(volume_commands.mkfs)
 app.command()(volume_commands.mount)
 app.command()(volume_commands.umount)
 app.command()(status_commands.status)
+snapshot_commands.app.command("diff")(diff_commands.diff)
+snapshot_commands.app.command("file-diff")(diff_commands.file_diff)
+snapshot_commands.app.command("reclaimable")(diff_commands.reclaimable_command)
 app.add_typer(snapshot_commands.app, name="snapshot")
 app.add_typer(key_commands.app, name="key")
 app.add_typer(api_commands.app, name="api")

@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,10 +15,14 @@ from anqfs.cli.watch import watch_job
 from anqfs.control import wire
 from anqfs.errors import FilesystemError, NotFound, NotMounted, UsageError
 
+if TYPE_CHECKING:
+    from anqfs.control.client import Client
+
 app = typer.Typer(help="Take, list, delete and restore snapshots of any directory.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 OfMount = Annotated[str | None, typer.Option("--mountpoint", metavar="MOUNTPOINT", help="The volume, when several are mounted.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")]
 Number = Annotated[int, typer.Argument(metavar="ID", min=1, help="The snapshot's id.")]
 
 
@@ -129,6 +133,7 @@ def listing(
 @app.command()
 def delete(
     ids: Annotated[list[int], typer.Argument(metavar="ID...", min=1, help="The snapshots' ids.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted, and what would come back.")] = False,
     mountpoint: OfMount = None,
 ) -> None:
     """Delete snapshots. They are gone at once; the space comes back in the background.
@@ -136,13 +141,20 @@ def delete(
     Examples:
 
     \b
+      anqfs snapshot delete 17 18 --dry-run
       anqfs snapshot delete 17 18
       anqfs snapshot delete 17 --mountpoint /archive
     """
     from anqfs.control import client, locate
 
     daemon = client.Client(locate.the_only(mountpoint))
-    for number in dict.fromkeys(ids):
+    numbers = list(dict.fromkeys(ids))
+    if dry_run:
+        from anqfs.cli import previews
+
+        previews.delete(daemon, numbers)
+        return
+    for number in numbers:
         daemon.delete(f"/v3/snapshots/{number}")
 
 
@@ -154,6 +166,7 @@ def restore(
     ] = "",
     to: Annotated[str | None, typer.Option("--to", metavar="DEST", help="A new path in the same volume.")] = None,
     in_place: Annotated[bool, typer.Option("--in-place", help="Where it was; what is there now is kept in a snapshot first.")] = False,
+    dry_run: DryRun = False,
     mountpoint: OfMount = None,
     json: Json = False,
 ) -> None:
@@ -167,6 +180,7 @@ def restore(
     \b
       anqfs snapshot restore 17 --to /archive/study.old
       anqfs snapshot restore 17 --path series1/image.dcm --in-place
+      anqfs snapshot restore 17 --in-place --dry-run
     """
     from anqfs.control import client, locate
 
@@ -181,12 +195,49 @@ def restore(
     else:
         entry = locate.the_only(mountpoint)
     daemon = client.Client(entry)
+    if dry_run:
+        _would_restore(daemon, number, path, to, json)
+        return
     with naming(to if to is not None else f"snapshot {number}"):
         job = watch_job(daemon, daemon.post("/anqfs/v1/restores", body, patience=None), quiet=json)
     if json:
         output.json_document(job)
     else:
         output.say(f"restored {job['files']} files, {output.size(job['bytes'])}")
+
+
+def _would_restore(daemon: Client, number: int, path: str, to: str | None, json: bool) -> None:
+    from anqfs.cli import previews
+
+    if to is None:
+        found = previews.revert(daemon, number, path)
+        output.json_document(found) if json else previews.show_revert(found, number)
+        return
+    inside = os.path.join(daemon.get(f"/anqfs/v1/snapshots/{number}")["path"] or "", path)
+    previews.show_beside(daemon, facts_of(inside).st_ino, to)
+
+
+@app.command()
+def revert(
+    number: Number,
+    path: Annotated[
+        str, typer.Option("--path", metavar="REL", help="Only this file or directory, relative to the snapshot's directory.")
+    ] = "",
+    dry_run: DryRun = False,
+    mountpoint: OfMount = None,
+    json: Json = False,
+) -> None:
+    """Make a directory what it was in a snapshot, in place: the same as `restore --in-place`.
+
+    What is there now is kept in a snapshot named before_restore, so reverting to that one undoes it. No data is copied.
+
+    Examples:
+
+    \b
+      anqfs snapshot revert 17 --dry-run
+      anqfs snapshot revert 17 --path series1
+    """
+    restore(number, path, None, True, dry_run, mountpoint, json)
 
 
 def _new_place(destination: str) -> dict[str, Any]:

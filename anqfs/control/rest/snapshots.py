@@ -1,4 +1,4 @@
-"""`/v3/snapshots`, `/v3|v4/snapshots/status`, `/v1/snapshots/total-used-capacity`: snapshots.
+"""`/v3/snapshots`, `/v3|v4/snapshots/status`: snapshots.
 
 A snapshot's name is `{id}_{name}`, as its directory in `.snapshot` is called. Its id is a JSON number, as ANQ has it; the file's id is a
 string. One that is being deleted is shown with `in_delete` until its space is all back.
