@@ -102,6 +102,41 @@ class QuotaExists(AnqfsError):
     exit_code = 2
 
 
+class SnapshotLocked(AnqfsError):
+    """A snapshot is locked by a security key: it can be neither deleted nor expire earlier before it is unlocked."""
+
+    errno = _errno.EPERM
+    exit_code = 13
+
+
+class SnapshotHeld(AnqfsError):
+    """Somebody needs a snapshot, such as a replication: it can be neither deleted nor changed meanwhile."""
+
+    errno = _errno.EBUSY
+    exit_code = 13
+
+
+class SecurityKeyInUse(AnqfsError):
+    """A security key locks snapshots, or those of a policy: it can not be deleted (or disabled, for a policy) meanwhile."""
+
+    errno = _errno.EBUSY
+    exit_code = 13
+
+
+class BadSignature(AnqfsError):
+    """A signature is not that of the security key over what was to be signed."""
+
+    errno = _errno.EACCES
+    exit_code = 4
+
+
+class AlreadyThere(AnqfsError):
+    """A policy or a security key of this name is there already, or a snapshot is locked already."""
+
+    errno = _errno.EEXIST
+    exit_code = 2
+
+
 class Damaged(AnqfsError):
     """A record or extent is missing, cut, altered or in another's place: its tag does not hold."""
 

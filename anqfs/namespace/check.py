@@ -16,17 +16,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from anqfs.errors import AnqfsError
 from anqfs.namespace.check_changes import ChangeRecords
 from anqfs.namespace.check_extents import Extents, Uses
 from anqfs.namespace.check_families import Families
 from anqfs.namespace.check_source import KEY_LENGTHS, Absent, Source, is_directory, snapshot_of
+from anqfs.namespace.schedules import check as check_schedule
 from anqfs.store.schema import (
     COUNTER_DEAD,
     COUNTER_EPOCH,
     COUNTER_EXTENT,
+    COUNTER_HOLD,
     COUNTER_INO,
+    COUNTER_POLICY,
+    COUNTER_SECURITY_KEY,
     COUNTER_SNAPSHOT,
     COUNTER_VIEW,
     EPOCH_MAX,
@@ -34,17 +39,22 @@ from anqfs.store.schema import (
     Counter,
     Dead,
     Frees,
+    Hold,
     Inode,
     Mark,
     Orphan,
+    Policy,
     Quota,
     Record,
+    SecurityKey,
+    Snapshot,
     TreeDelete,
     View,
     ViewNumber,
     inode_key,
     live_key,
     mark_key,
+    security_key_key,
     view_key,
     view_number_key,
 )
@@ -53,6 +63,7 @@ from anqfs.store.volume import Volume
 FINDINGS_MAX = 10_000
 """Findings listed; more are only counted."""
 PROGRESS_EVERY = 1000
+_COUNTED = (COUNTER_SNAPSHOT, COUNTER_VIEW, COUNTER_DEAD, COUNTER_POLICY, COUNTER_SECURITY_KEY, COUNTER_HOLD)
 PAST_LETTERS = b"idwxu"
 OWN_LETTERS = b"CKF" + bytes(KEY_LENGTHS)
 
@@ -117,7 +128,7 @@ class _Checker:
         self.done = self.total = 0
         self.unnamed: list[tuple[bytes, str]] = []
         self.listed: dict[bytes, int] = {}
-        self.highest: dict[bytes, int] = dict.fromkeys((COUNTER_SNAPSHOT, COUNTER_VIEW, COUNTER_DEAD), 0)
+        self.highest: dict[bytes, int] = dict.fromkeys(_COUNTED, 0)
 
     def run(self) -> None:
         """Judge everything, each part on its own, so that what one cannot digest does not keep the others from being judged."""
@@ -139,6 +150,9 @@ class _Checker:
             self.judge_orphans,
             self.judge_of_directories,
             self.judge_api_users,
+            self.judge_security_keys,
+            self.judge_policies,
+            self.judge_holds,
             lambda: self.judge_extents(uses),
             lambda: self.judge_counters(families[0]),
             self.judge_root,
@@ -332,6 +346,49 @@ class _Checker:
                     self.complain(b"volume", "two users of the API have the same name")
                 names.add(record.name)
 
+    def judge_security_keys(self) -> None:
+        """Judge the key store: no two keys have one name, and every locked snapshot's key is there."""
+        names: set[str] = set()
+        for key, record in self.source.letter(b"Y"):
+            self.seen()
+            self.highest[COUNTER_SECURITY_KEY] = max(self.highest[COUNTER_SECURITY_KEY], int.from_bytes(key[1:], "big"))
+            if isinstance(record, SecurityKey):
+                if record.name in names:
+                    self.complain(b"volume", "two security keys have the same name")
+                names.add(record.name)
+        for number, snapshot in self.source.snapshots.items():
+            self.judge_lock(b"snapshot %d" % number, 0 if snapshot.state else snapshot.lock_key)
+
+    def judge_lock(self, here: bytes, key: int) -> None:
+        """Judge that a security key which locks something is there; 0 is none."""
+        if key and self.source.get(security_key_key(key), SecurityKey) is Absent.MISSING:
+            self.complain(here, f"security key {key} locks it, but does not exist")
+
+    def judge_policies(self) -> None:
+        """Judge snapshot policies: no two have one name, their schedules make sense, their security keys are there."""
+        names: set[bytes] = set()
+        for key, record in self.source.letter(b"P"):
+            self.seen()
+            number = int.from_bytes(key[1:], "big")
+            here = b"snapshot policy %d" % number
+            self.highest[COUNTER_POLICY] = max(self.highest[COUNTER_POLICY], number)
+            if isinstance(record, Policy):
+                if record.name in names:
+                    self.complain(here, "another one has the same name")
+                names.add(record.name)
+                self.judge_lock(here, record.lock_key)
+                self.guard(partial(check_schedule, record.schedule))
+
+    def judge_holds(self) -> None:
+        """Judge the holds of snapshots."""
+        for key, record in self.source.letter(b"B"):
+            self.seen()
+            number = int.from_bytes(key[1:9], "big")
+            self.highest[COUNTER_HOLD] = max(self.highest[COUNTER_HOLD], int.from_bytes(key[9:], "big"))
+            snapshot = snapshot_of(self.source, number)
+            if isinstance(record, Hold) and (snapshot is Absent.MISSING or (isinstance(snapshot, Snapshot) and snapshot.state)):
+                self.complain(b"snapshot %d" % number, "somebody holds it, but it does not exist")
+
     def judge_extents(self, uses: Uses) -> None:
         """Verify every extent, and count its uses."""
         freed: set[int] = set()
@@ -381,6 +438,9 @@ def kind_of(key: bytes) -> str:
         "Q": "quota",
         "T": "tree deletion",
         "A": "API user",
+        "P": "snapshot policy",
+        "Y": "security key",
+        "B": "hold",
     }
     letter = chr(key[0])
     past = "past " if key[0] in PAST_LETTERS else ""

@@ -121,6 +121,8 @@ class Core:
         """Live inodes that the kernel (or somebody else) holds: ino -> count."""
         self.after: list[Callable[[], None]] = []
         """What to do in memory once the running operation has finished."""
+        self.timetable_changed: Callable[[], None] = lambda: None
+        """Hears that a snapshot is to be taken, or expires, at another time than before."""
         self._next_ino = 0
         self._leased_ino = 0
         self._room = 0

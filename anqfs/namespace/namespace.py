@@ -107,7 +107,8 @@ class Namespace(Reading):
     def rmdir(self, parent: int, name: bytes) -> int:
         """Remove an empty directory and return its ino; in `.snapshot`, drop the snapshot.
 
-        Raises ENOTEMPTY, ENOTDIR, ENOENT, EROFS, EBUSY for `.snapshot`, EPERM for a snapshot that was taken of a directory above.
+        Raises ENOTEMPTY, ENOTDIR, ENOENT, EROFS, EBUSY for `.snapshot`; for a snapshot EPERM when it was taken of a directory above or is
+        locked, EBUSY when it is held.
         """
         if parent >> INO_BITS == SNAPSHOTS:
             ino = ino_of(parent)
@@ -274,13 +275,22 @@ class Namespace(Reading):
 
     @operation
     def snapshot_delete(self, number: int) -> None:
-        """Drop a snapshot; its space comes back through `work`. Raises NotFound."""
+        """Drop a snapshot; its space comes back through `work`. Raises NotFound, SnapshotLocked, SnapshotHeld."""
         self._snapshots.begin_delete(number)
 
     @operation
     def snapshot_modify(self, number: int, expires: int) -> Snapshot:
-        """Set when a snapshot expires: ns since 1970, 0 = never. Raises NotFound."""
+        """Set when a snapshot expires: ns since 1970, 0 = never. Raises NotFound, SnapshotLocked for an earlier time, SnapshotHeld."""
         return self._snapshots.change(number, expires)
+
+    @operation
+    def snapshot_expire(self) -> int | None:
+        """Drop one snapshot that has expired and return its id; None when there is none. Locked ones expire, held ones do not."""
+        return self._snapshots.expire(self.core.clock())
+
+    def next_expiration(self) -> int | None:
+        """Return when the next snapshot expires, ns since 1970; None when none does."""
+        return self._snapshots.expirations.next()
 
     # --- background
 

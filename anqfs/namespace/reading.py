@@ -33,10 +33,13 @@ from anqfs.namespace.nodes import (
     snapshots_node,
     versions_node,
 )
+from anqfs.namespace.policies import Policies
 from anqfs.namespace.quotas import Quotas
 from anqfs.namespace.reclaim import Reclaim
 from anqfs.namespace.renaming import Renaming
+from anqfs.namespace.security_keys import SecurityKeys
 from anqfs.namespace.settings import VolumeSettings
+from anqfs.namespace.snapshot_locks import SnapshotLocks
 from anqfs.namespace.snapshots import Snapshots, label, version_label, version_time
 from anqfs.namespace.tree_deletes import TreeDeletes
 from anqfs.namespace.usage import of_inode
@@ -65,6 +68,11 @@ class Reading:
         self.tree_deletes = TreeDeletes(self.core, self.directories, self.path_of)
         self._snapshots = Snapshots(self.core)
         self._snapshots.load()
+        self.security_keys = SecurityKeys(self.core)
+        self.snapshot_locks = SnapshotLocks(self.core, self._snapshots, self.security_keys)
+        self.snapshot_locks.load()
+        self.policies = Policies(self.core, self._snapshots, self.security_keys, self.path_of)
+        self.policies.load()
         if volume.get(inode_key(ROOT_INO)) is None:
             raise Damaged("the volume has no root directory")
         volume.before_close.append(self.core.group_closes)

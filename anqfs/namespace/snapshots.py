@@ -17,7 +17,7 @@ import errno
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import takewhile
 from operator import attrgetter
@@ -28,6 +28,7 @@ from msgspec.structs import replace
 from anqfs.errors import Damaged, FilesystemError, NotFound
 from anqfs.namespace.case import caseless
 from anqfs.namespace.core import NAME_MAX, RECORD_ROOM, Core, check_name
+from anqfs.namespace.expirations import Expirations
 from anqfs.namespace.references import extents_of
 from anqfs.namespace.views import Views
 from anqfs.store.schema import (
@@ -73,6 +74,10 @@ def version_label(snapshot: Snapshot) -> bytes:
     return time.strftime("@GMT-%Y.%m.%d-%H.%M.%S", time.gmtime(version_time(snapshot) // _SECOND)).encode()
 
 
+def _allow(snapshot: Snapshot, expires: int = 0) -> None:
+    """Nothing is locked or held."""
+
+
 class Snapshots:
     """The snapshots of a volume."""
 
@@ -86,6 +91,12 @@ class Snapshots:
         self._positions: dict[int, bytes] = {}
         """How far their dead lists are walked."""
         self._changed = 0
+        self.check_may_go: Callable[[Snapshot], None] = _allow
+        """Raises what keeps a snapshot from being deleted (`snapshot_locks`)."""
+        self.check_may_expire: Callable[[Snapshot, int], None] = _allow
+        """Raises what keeps a snapshot from expiring at another time (`snapshot_locks`)."""
+        self.is_held: Callable[[int], bool] = lambda number: False
+        self.expirations = Expirations(core.versions, lambda number: self.is_held(number))
 
     def load(self) -> None:
         """Read all snapshots. One whose record is damaged goes on under another name: its epoch, which protects its data, is kept twice."""
@@ -105,6 +116,7 @@ class Snapshots:
             else:
                 live.append(record)
         self._core.versions.load(live)
+        self.expirations.load(live)
 
     def _from_marks(self, number: int) -> Iterator[Snapshot]:
         """Yield what the index by directory tells of a snapshot."""
@@ -118,18 +130,23 @@ class Snapshots:
 
     # --- coming and going
 
-    def create(self, directory: int, name: bytes | None, expires: int) -> Snapshot:
-        """Snapshot a live directory, inside an operation whose totals were flushed.
+    def next_number(self) -> int:
+        """Return the id that the next snapshot gets."""
+        counter: Counter | None = self._core.get(COUNTER_SNAPSHOT)
+        return counter.value if counter is not None else 1
+
+    def create(self, directory: int, name: bytes | None, expires: int, *, policy: int = 0, lock_key: int = 0) -> Snapshot:
+        """Snapshot a live directory, inside an operation whose totals were flushed. `policy` takes it, `lock_key` locks it; 0 = none.
 
         Raises ENAMETOOLONG and EINVAL for the name, ENOSPC at the limit of SNAPSHOTS_MAX.
         """
         core, versions = self._core, self._core.versions
         name = ON_DEMAND if name is None else name
         check_name(name)
-        counter: Counter | None = core.get(COUNTER_SNAPSHOT)
-        number = counter.value if counter is not None else 1
-        created = core.clock()
-        snapshot = Snapshot(number, name, directory, versions.epoch, created, expires, 0, self._version_second(directory, created))
+        number, created = self.next_number(), core.clock()
+        second = self._version_second(directory, created)
+        locks = 1 if lock_key else 0
+        snapshot = Snapshot(number, name, directory, versions.epoch, created, expires, 0, second, policy, lock_key, locks)
         if len(label(snapshot)) > NAME_MAX:
             raise FilesystemError(errno.ENAMETOOLONG)
         if len(versions.live) + len(self.deleting) >= SNAPSHOTS_MAX:
@@ -167,10 +184,29 @@ class Snapshots:
         self._core.changes.forget()
         self._versions = {}
         self._changed = snapshot.created
+        self.expirations_changed(snapshot)
+
+    def expirations_changed(self, snapshot: Snapshot) -> None:
+        """Take note of when a snapshot expires: it is new, or that changed, or it is held no more."""
+        self.expirations.add(snapshot)
+        if snapshot.expires:
+            self._core.timetable_changed()
 
     def begin_delete(self, number: int) -> None:
-        """Drop a snapshot, inside an operation. Raises NotFound."""
+        """Drop a snapshot, inside an operation. Raises NotFound, SnapshotLocked, SnapshotHeld."""
         snapshot = self.get(number)
+        self.check_may_go(snapshot)
+        self._drop(snapshot)
+
+    def expire(self, now: int) -> int | None:
+        """Drop a snapshot whose time has come at `now`, locked or not, inside an operation; returns its id, None when there is none."""
+        number = self.expirations.expired(now)
+        if number is not None:
+            self._drop(self.get(number))
+        return number
+
+    def _drop(self, snapshot: Snapshot) -> None:
+        number = snapshot.id
         self._core.volume.put(snapshot_key(number), replace(snapshot, state=1))
         self._core.after.append(lambda: self._dropped(number))
 
@@ -183,9 +219,15 @@ class Snapshots:
         self._changed = self._core.clock()
 
     def change(self, number: int, expires: int) -> Snapshot:
-        """Set when a snapshot expires (ns since 1970, 0 = never), inside an operation. Raises NotFound."""
-        snapshot = replace(self.get(number), expires=expires)
-        self._core.volume.put(snapshot_key(number), snapshot)
+        """Set when a snapshot expires (ns since 1970, 0 = never), inside an operation. Raises NotFound, SnapshotLocked, SnapshotHeld."""
+        snapshot = self.get(number)
+        self.check_may_expire(snapshot, expires)
+        return self.put(replace(snapshot, expires=expires))
+
+    def put(self, snapshot: Snapshot) -> Snapshot:
+        """Replace the record of a live snapshot, inside an operation, and return it."""
+        self._core.room(RECORD_ROOM)
+        self._core.volume.put(snapshot_key(snapshot.id), snapshot)
         self._core.after.append(lambda: self._replaced(snapshot))
         return snapshot
 
@@ -193,6 +235,7 @@ class Snapshots:
         self._core.versions.replace(snapshot)
         self._versions = {}
         self.views.refresh(snapshot)
+        self.expirations_changed(snapshot)
 
     def get(self, number: int) -> Snapshot:
         """Return a live snapshot. Raises NotFound."""

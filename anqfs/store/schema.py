@@ -26,6 +26,9 @@ birth..last. So the version at epoch e is the first past key >= (live key, e) if
 | `Q` ino8                     | Quota: the limit of a directory                                              |
 | `T` ino8                     | TreeDelete: a directory that is being deleted with all below it              |
 | `A` user8                    | ApiUser: a user of the API with the tokens                                   |
+| `P` policy8                  | Policy: when snapshots of a directory are taken by themselves                |
+| `Y` key8                     | SecurityKey: a public key that unlocks snapshots                             |
+| `B` snapshot8 hold8          | Hold: somebody who needs a snapshot, which can be neither deleted nor changed |
 | `C` name                     | Counter or another single value (see NAMES below)                            |
 | `K` number4                  | SealingKey: unsealed salt and generation (store/ only)                       |
 | `F` number8                  | Frees: extents to delete once this record is durable (store/ only)           |
@@ -52,6 +55,9 @@ COUNTER_SNAPSHOT = b"Csnapshot"
 COUNTER_VIEW = b"Cview"
 COUNTER_DEAD = b"Cdead"
 COUNTER_EXTENT = b"Cextent"
+COUNTER_POLICY = b"Cpolicy"
+COUNTER_SECURITY_KEY = b"Ckey"
+COUNTER_HOLD = b"Chold"
 COUNTER_CHANGES = b"Cchanges"
 """The first epoch all of whose changes are in the change index: of snapshots before it, not all that followed is recorded."""
 ROOT_DIGEST = b"Croot"
@@ -163,6 +169,12 @@ class Snapshot(Record, frozen=True, array_like=True, gc=False):
     """0 live, 1 in_delete."""
     version_second: int = 0
     """By which Previous Versions knows the snapshot, since 1970; 0 = the second of `created`."""
+    policy: int = 0
+    """The policy that took it, even if that is gone by now; 0 = none."""
+    lock_key: int = 0
+    """The security key that locks it; 0 = it is not locked."""
+    locks: int = 0
+    """How often it was locked: part of the challenge that unlocks it, so that no signature does it twice."""
 
 
 class Mark(Record, frozen=True, array_like=True, gc=False):
@@ -233,6 +245,66 @@ class TreeDelete(Record, frozen=True, array_like=True, gc=False):
     directories: int = 0
     error: bytes = b""
     """Why it stopped; empty while it goes on."""
+
+
+class Schedule(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """When a policy takes snapshots (namespace/schedules.py), by the wall clock of a zone. Times of day are minutes since midnight."""
+
+    frequency: int
+    """0 every so often in a window of the day, 1 daily, 2 monthly."""
+    timezone: str = "UTC"
+    """A name of the tz database."""
+    days: tuple[int, ...] = ()
+    """Days of the week, 0 = Monday; none = every day. Not for monthly ones."""
+    at: int = 0
+    """Daily and monthly: the time of day."""
+    day_of_month: int = 0
+    """Monthly: 1 to 27, or 128 for the last day."""
+    window_start: int = 0
+    window_end: int = 1439
+    """Every so often: the first and the last minute of the day in which snapshots are taken."""
+    every: int = 0
+    """Every so often: how many minutes, or hours if `in_hours`; 1 to 99."""
+    in_hours: bool = False
+
+
+class Policy(Record, frozen=True, array_like=True, gc=False):
+    """When snapshots of the directory `root` are taken by themselves, how they are called, how long they live. Times are ns since 1970."""
+
+    name: bytes
+    root: int
+    schedule: Schedule
+    time_to_live: str = ""
+    """Such as `7days` (namespace/schedules.py has the grammar); empty = the snapshots never expire."""
+    template: bytes = b""
+    """Of the snapshots' names; empty = ANQ's."""
+    enabled: bool = True
+    lock_key: int = 0
+    """The security key that locks each new snapshot; 0 = none."""
+    due_after: int = 0
+    """What the schedule wants up to this moment is done with: it was set, enabled or last acted on then."""
+    version: int = 1
+    """Grows with each change that somebody makes."""
+
+
+class SecurityKey(Record, frozen=True, array_like=True, gc=False):
+    """A public key whose private half unlocks snapshots."""
+
+    name: str
+    public_key: bytes
+    """ECDSA P-256, DER SubjectPublicKeyInfo."""
+    comment: str = ""
+    disabled: bool = False
+    version: int = 1
+    """Grows with each change; part of the challenges, which a change makes stale."""
+
+
+class Hold(Record, frozen=True, array_like=True, gc=False):
+    """Somebody who needs a snapshot."""
+
+    owner: str
+    created: int
+    """ns since 1970."""
 
 
 class Counter(Record, frozen=True, array_like=True, gc=False):
@@ -326,6 +398,9 @@ TYPES: dict[int, type[Record]] = {
     ord("Q"): Quota,
     ord("T"): TreeDelete,
     ord("A"): ApiUser,
+    ord("P"): Policy,
+    ord("Y"): SecurityKey,
+    ord("B"): Hold,
     ord("C"): Counter,
     ord("K"): SealingKey,
     ord("F"): Frees,
@@ -418,6 +493,21 @@ def tree_delete_key(ino: int) -> bytes:
 def api_user_key(number: int) -> bytes:
     """Return the key of a user of the API."""
     return _ONE.pack(b"A", number)
+
+
+def policy_key(policy: int) -> bytes:
+    """Return the key of a snapshot policy."""
+    return _ONE.pack(b"P", policy)
+
+
+def security_key_key(number: int) -> bytes:
+    """Return the key of a security key's record."""
+    return _ONE.pack(b"Y", number)
+
+
+def hold_key(snapshot: int, hold: int) -> bytes:
+    """Return the key of a snapshot's hold."""
+    return _TWO.pack(b"B", snapshot, hold)
 
 
 def past_key(live: bytes, last: int) -> bytes:
