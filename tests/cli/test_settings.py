@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 from .conftest import Bench
+from .test_capacity import qq, qq_refused
 
 
 def test_the_snapshot_directory_mode_is_kept_with_the_volume(mounted: Bench) -> None:
@@ -15,3 +18,10 @@ def test_the_snapshot_directory_mode_is_kept_with_the_volume(mounted: Bench) -> 
     said = mounted.fails(2, "settings", "set", mounted.mountpoint, "--snapshot-directory-mode", "secret")
     assert "visible, hidden, disabled" in said
     assert mounted.json("settings", "show", mounted.mountpoint) == changed
+
+
+def test_the_vendors_client_changes_the_snapshot_directory_mode(mounted: Bench) -> None:
+    changed = json.loads(qq(mounted, "smb_modify_settings", "--snapshot-directory-mode", "disabled"))
+    assert changed == json.loads(qq(mounted, "smb_get_settings")) == {"snapshot_directory_mode": "DISABLED"}
+    assert mounted.json("settings", "show", mounted.mountpoint)["snapshot_directory_mode"] == "disabled"
+    assert "http_bad_request_error" in qq_refused(mounted, "smb_modify_settings", "--signing-required", "true")
