@@ -124,6 +124,21 @@ def test_a_locked_file_stops_it_and_it_can_be_started_again(ns: Namespace) -> No
     assert tree(ns, 1) == []
 
 
+def test_quotas_above_get_their_space_back_with_each_step(ns: Namespace) -> None:
+    above, _ = ns.mkdir(1, b"above", 0o755, ROOT)
+    top, _ = ns.mkdir(above, b"top", 0o755, ROOT)
+    ns.quotas.set(above, 1 << 30)
+    grow(ns, top, random.Random(7), 60)
+    ns.tree_deletes.start(top)
+    account = ns.core.quotas.account(above)
+    before = account.used
+    while ns.work(5):
+        assert account.used == ns.quotas.status(above).used < before
+        before = account.used
+        ns.core.quotas.forget()  # what is remembered of the quotas above a directory can go at any time
+    assert ns.core.quotas.account(above) is account and account.used == 0
+
+
 def test_a_deletion_that_stopped_stays_stopped_over_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "store"
     make_store(path)
