@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from .readers import Readers
 
 _DOTS = ((b".", 1), (b"..", 2))
-DIRECT_BELOW = 256 << 20
+DIRECT_BELOW = 4 << 30
 """Bytes left of a quota below which (or below an eighth of it) files are opened for writing without the kernel's write cache, so that
 write(2) itself answers EDQUOT. The kernel keeps less than this: a FUSE mount may have a hundredth of the machine's dirty pages."""
 _ENOSYS = pyfuse3.FUSEError(errno.ENOSYS)
