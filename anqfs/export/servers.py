@@ -145,6 +145,7 @@ def start(server: Server) -> subprocess.Popen[bytes]:
                 env={"PATH": _PATH, "LANG": "C.UTF-8", **server.environment},
                 start_new_session=not server.makes_session,
                 preexec_fn=_die_with_parent,
+                umask=0o022,  # clients say what modes their files get; the supervisor's own umask is not theirs
             )
         except OSError as error:
             raise ExportFailed(f"{server.arguments[0]} cannot be started: {error.strerror}") from error

@@ -15,7 +15,7 @@ import pytest
 
 import leftovers
 from tests.cli.conftest import Bench
-from tests.places import plain_temporary
+from tests.places import open_temporary
 
 if TYPE_CHECKING:
     from tests.export.exported import Exported
@@ -109,7 +109,7 @@ def serving(made: S) -> Iterator[S]:
 @pytest.fixture
 def served() -> Iterator[Served]:
     """A mounted volume for one test."""
-    yield from serving(Served(plain_temporary("anqfs-export-")))
+    yield from serving(Served(open_temporary("anqfs-export-")))
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +117,6 @@ def vol() -> Iterator[Exported]:
     """One volume, exported over SMB and NFS, for all tests that leave it running as they found it."""
     from tests.export.exported import Exported
 
-    for made in serving(Exported(plain_temporary("anqfs-export-"))):
+    for made in serving(Exported(open_temporary("anqfs-export-"))):
         made.serve()
         yield made

@@ -6,8 +6,10 @@ import os
 import signal
 import socket
 import stat
+import subprocess
 
 from tests.cli.conftest import eventually, is_alive, mounted_below
+from tests.export import nfs4
 from tests.export.conftest import Served
 
 
@@ -128,3 +130,79 @@ def test_servers_of_a_killed_supervisor_are_replaced(served: Served) -> None:
     eventually("it to be gone", lambda: served.status()["running"] is False)
     served.start()
     assert not any(is_alive(one["pid"]) for one in status["servers"])
+
+
+def sees(served: Served, name: str) -> bool:
+    """Tell whether this machine's NFS clients see an export."""
+    with nfs4.Nfs4(served.nfs_port) as client:
+        try:
+            client.handle(name)
+        except nfs4.Refused as refused:
+            assert refused.status == nfs4.NOENT
+            return False
+    return True
+
+
+def test_nfs_exports_and_their_clients_change_while_the_server_runs(served: Served) -> None:
+    served.init()
+    (served.mountpoint / "study").mkdir()
+    served.ok("export", "add", "nfs", served.mountpoint, "--name", "archive", "--clients", "127.0.0.1")
+    served.start()
+    pid = served.server("nfs")["pid"]
+    served.ok("export", "add", "nfs", served.mountpoint / "study", "--name", "study", "--clients", "127.0.0.1")
+    eventually("the new export to be seen", lambda: sees(served, "study"))
+    served.ok("export", "remove", "nfs", "study")
+    eventually("it to be gone", lambda: not sees(served, "study"))
+    served.edit('clients = ["127.0.0.1"]', 'clients = ["10.9.9.9"]')
+    served.ok("export", "add", "nfs", served.mountpoint / "study", "--name", "again", "--clients", "127.0.0.1")
+    eventually("the client to be let out", lambda: sees(served, "again") and not sees(served, "archive"))
+    assert served.server("nfs")["pid"] == pid and served.server("nfs")["restarts"] == 0
+
+
+def test_a_file_that_makes_no_sense_changes_nothing_and_is_told(served: Served) -> None:
+    served.init()
+    served.ok("export", "add", "nfs", served.mountpoint, "--name", "archive", "--clients", "127.0.0.1")
+    served.start()
+    pid = served.status()["pid"]
+    served.edit("lease_seconds = 30", "lease_seconds = -1")
+    os.kill(pid, signal.SIGHUP)
+    eventually("it to be noticed", lambda: "lease_seconds" in log_of(served))
+    assert sees(served, "archive") and is_alive(pid)
+    served.edit("lease_seconds = -1", "lease_seconds = 31")
+    os.kill(pid, signal.SIGHUP)
+    eventually("the server to start anew", lambda: served.status()["fault"] is None and served.server("nfs").get("state") == "running")
+
+
+def log_of(served: Served) -> str:
+    return (served.conf / "state/supervisor.log").read_text()
+
+
+def test_smb_users_come_and_go_and_passwords_are_never_arguments(served: Served) -> None:
+    served.init()
+    add_both(served)
+    served.start()
+    password = served.top / "password"
+    password.write_text("correct horse\nsecond line\n")
+    assert "no Unix user" in served.fails(2, "export", "user", "add", "no-such-user", "--password-file", password)
+    assert "no terminal" in served.fails(2, "export", "user", "add", "games")
+    served.ok("export", "user", "add", "games", "--password-file", password)
+    assert served.json("export", "user", "list") == ["games"]
+    assert logs_in(served, "correct horse") and not logs_in(served, "wrong")
+    password.write_text("another")
+    served.ok("export", "user", "add", "games", "--password-file", password)
+    assert logs_in(served, "another") and not logs_in(served, "correct horse")
+    served.ok("export", "user", "remove", "games")
+    assert served.json("export", "user", "list") == []
+    assert not logs_in(served, "another")
+    assert "no SMB user" in served.fails(8, "export", "user", "remove", "games")
+
+
+def logs_in(served: Served, password: str) -> bool:
+    """Tell whether `games` can connect to the share with a password."""
+    credentials = served.top / "credentials"
+    credentials.write_text(f"username = games\npassword = {password}\n")
+    command = ["smbclient", "//127.0.0.1/archive", "-p", str(served.smb_port), "-A", str(credentials), "-m", "SMB3_11", "-c", "ls"]
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 60}
+    done = subprocess.run([*command, "--client-protection=encrypt"], check=False, **options)
+    assert done.returncode == 0 or "LOGON_FAILURE" in done.stdout, done
+    return done.returncode == 0

@@ -14,7 +14,7 @@ from nfs_rs import Client, NfsError
 from tests.cli.conftest import eventually
 from tests.export import nfs4
 from tests.export.conftest import Served, serving
-from tests.places import plain_temporary
+from tests.places import open_temporary
 
 VERSIONS = ["4.0", "4.1"]
 NOBODY = 65534
@@ -23,7 +23,7 @@ NOBODY = 65534
 @pytest.fixture(scope="module")
 def archive() -> Iterator[Served]:
     """A volume with several exports, for all tests of this module."""
-    for served in serving(plain_temporary("anqfs-nfs-")):
+    for served in serving(open_temporary("anqfs-nfs-")):
         point = served.mountpoint
         for name in ("open", "squashed", "read-only", "elsewhere"):
             (point / name).mkdir()
