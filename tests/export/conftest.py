@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 import leftovers
+from anqfs.export import state
+from anqfs.export.layout import Layout
 from tests.cli.conftest import Bench
 from tests.places import open_temporary
 
@@ -75,9 +77,17 @@ class Served(Bench):
         """Return what `anqfs export status` says."""
         return self.json("export", "status", self.mountpoint)
 
+    def now(self) -> dict[str, Any]:
+        """Return what the supervisor last wrote, without a command: for polling. {} when none lives."""
+        return state.read(Layout(self.conf)) or {}
+
     def server(self, kind: str) -> Any:
-        """Return the status of one server, {} when it is not there."""
-        return next((one for one in self.status()["servers"] if one["server"] == kind), {})
+        """Return the state of one server, {} when it is not there."""
+        return next((one for one in self.now().get("servers", []) if one["server"] == kind), {})
+
+    def states(self) -> list[str]:
+        """Return the states of the servers."""
+        return [one["state"] for one in self.now().get("servers", [])]
 
     def nfs(self, name: str, version: str = "4.1") -> str:
         """Return the address of an export for nfs-rs."""

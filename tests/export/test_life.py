@@ -86,7 +86,7 @@ def test_a_dead_server_is_started_again_later_each_time(served: Served) -> None:
     pauses = []
     for deaths in (1, 2):
         os.kill(served.server("nfs")["pid"], signal.SIGKILL)
-        eventually("its death to be noticed", lambda: served.server("nfs")["state"] != "running")
+        eventually("its death to be noticed", lambda: served.server("nfs").get("state") != "running")
         eventually("it to run again", lambda deaths=deaths: served.server("nfs")["restarts"] == deaths and answers(served.nfs_port))  # type: ignore[misc]
         eventually("that to be noticed", lambda: served.server("nfs")["state"] == "running")
         assert "SIGKILL" in served.server("nfs")["last_error"]
@@ -103,7 +103,7 @@ def test_umount_stops_the_servers_and_a_busy_mount_keeps_them(served: Served) ->
     pid = served.status()["pid"]
     with (served.mountpoint / "open").open("w"):
         assert "busy" in served.fails(6, "umount", served.mountpoint)
-        eventually("the servers to be back", lambda: [one["state"] for one in served.status()["servers"]] == ["running", "running"])
+        eventually("the servers to be back", lambda: served.states() == ["running", "running"])
         assert served.status()["pid"] == pid
     served.umount()
     assert not is_alive(pid)
@@ -115,10 +115,10 @@ def test_the_servers_wait_while_the_volume_is_away(served: Served) -> None:
     add_both(served)
     served.start()
     os.kill(served.json("status", served.mountpoint)["pid"], signal.SIGKILL)
-    eventually("the servers to be stopped", lambda: served.status()["waiting_for_mount"])
+    eventually("the servers to be stopped", lambda: served.now()["waiting_for_mount"])
     assert not answers(served.nfs_port) and not answers(served.smb_port)
     served.mount()
-    eventually("the servers to be back", lambda: [one["state"] for one in served.status()["servers"]] == ["running", "running"])
+    eventually("the servers to be back", lambda: served.states() == ["running", "running"])
 
 
 def test_servers_of_a_killed_supervisor_are_replaced(served: Served) -> None:
@@ -127,7 +127,7 @@ def test_servers_of_a_killed_supervisor_are_replaced(served: Served) -> None:
     served.start()
     status = served.status()
     os.kill(status["pid"], signal.SIGKILL)
-    eventually("it to be gone", lambda: served.status()["running"] is False)
+    eventually("it to be gone", lambda: served.now() == {})
     served.start()
     assert not any(is_alive(one["pid"]) for one in status["servers"])
 
@@ -170,7 +170,7 @@ def test_a_file_that_makes_no_sense_changes_nothing_and_is_told(served: Served) 
     assert sees(served, "archive") and is_alive(pid)
     served.edit("lease_seconds = -1", "lease_seconds = 31")
     os.kill(pid, signal.SIGHUP)
-    eventually("the server to start anew", lambda: served.status()["fault"] is None and served.server("nfs").get("state") == "running")
+    eventually("the server to start anew", lambda: served.now()["fault"] is None and served.server("nfs").get("state") == "running")
 
 
 def log_of(served: Served) -> str:
