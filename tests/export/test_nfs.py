@@ -23,7 +23,7 @@ NOBODY = 65534
 @pytest.fixture(scope="module")
 def archive() -> Iterator[Served]:
     """A volume with several exports, for all tests of this module."""
-    for served in serving(open_temporary("anqfs-nfs-")):
+    for served in serving(Served(open_temporary("anqfs-nfs-"))):
         point = served.mountpoint
         for name in ("open", "squashed", "read-only", "elsewhere"):
             (point / name).mkdir()
