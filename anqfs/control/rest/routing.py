@@ -103,6 +103,11 @@ class Call:
         return refs.node_of(self.service, self._parameters["ref"], snapshot)
 
     @property
+    def is_local(self) -> bool:
+        """Whether the request came over the daemon's own socket."""
+        return bool(self.request.scope.get("anqfs.local"))
+
+    @property
     def if_match(self) -> str | None:
         """The If-Match header."""
         return self.request.headers.get("if-match")
