@@ -14,11 +14,19 @@ from contextlib import contextmanager
 from stat import S_ISREG
 from typing import TYPE_CHECKING
 
+import trio
+
 from anqfs.errors import FilesystemError
+from anqfs.mount.session import LET_GO_SECONDS
 from anqfs.namespace.nodes import view_of
 
 if TYPE_CHECKING:
     from anqfs.mount.session import Session
+
+
+PATIENCE_SECONDS = 2.0
+"""How long the kernel is asked to let go of a file that nobody has open but somebody looks at again and again."""
+_POLL_SECONDS = 0.0005
 
 
 class Coherence:
@@ -62,6 +70,23 @@ class Coherence:
             raise FilesystemError(errno.EROFS)
         if not S_ISREG(self._namespace.attributes(node).mode) or not self._is_known(node):
             return
-        await self._session.let_go([node])
+        is_open = self._session.operations.handles.is_open
+        deadline = trio.current_time() + PATIENCE_SECONDS
+        while self._is_known(node) and not is_open(node) and trio.current_time() < deadline:
+            await self._ask_to_forget(node)
         if self._is_known(node):
             raise FilesystemError(errno.EBUSY, "a program has the file open through the mount: write it there, or close it first")
+
+    async def _ask_to_forget(self, node: int) -> None:
+        """Make the kernel drop all names of an inode and wait a moment for it to forget the inode.
+
+        Whoever lists the directory makes it look the inode up again, so the moment at which it does not know it must be caught.
+        """
+        invalidation = self._session.invalidation
+        if invalidation is None:
+            raise FilesystemError(errno.EBUSY, "the volume is being unmounted")
+        names = self._namespace.names_of(node)
+        await trio.to_thread.run_sync(invalidation.forget_names, names)
+        with trio.move_on_after(LET_GO_SECONDS):
+            while self._is_known(node):
+                await trio.sleep(_POLL_SECONDS)

@@ -69,7 +69,8 @@ def _receive_order(handle: int) -> tuple[Order, Secret]:
 
 
 def _harden() -> None:
-    """Keep keys out of core dumps and away from other processes of the same user."""
+    """Keep keys out of core dumps and away from other processes of the same user. A client that goes away must not take us along."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     os.umask(0o077)

@@ -13,6 +13,7 @@ import errno
 import logging
 import os
 import resource
+import signal
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -180,13 +181,12 @@ class Relay:
 
     def run(self, ready: Callable[[list[str]], None]) -> None:
         """Serve until the daemon ends, or SIGTERM or SIGINT. `ready` is called with the addresses once clients can come."""
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a client that goes away must not take us along
         os.fchdir(self._directory)  # the one place that can be reached without rights
         _give_up_rights()
         trio.run(self._run, ready)
 
     async def _run(self, ready: Callable[[list[str]], None]) -> None:
-        import signal
-
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as arrivals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch_daemon, nursery.cancel_scope)

@@ -33,20 +33,33 @@ class Relay:
         self.host = host
         self.port = port
         self.fingerprint = fingerprint
+        self._connection: http.client.HTTPSConnection | None = None
 
     def request(
         self, method: str, target: str, body: Any = None, *, token: str | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, Any]:
-        """Send a request and return the status and the JSON of the answer."""
-        connection = http.client.HTTPSConnection(self.host, self.port, timeout=DEADLINE, context=trusting_all())
+        """Send a request and return the status and the JSON of the answer. One connection serves as long as the relay keeps it."""
         sent = {**(headers or {}), **({} if token is None else {"Authorization": f"Bearer {token}"})}
+        text = None if body is None else json.dumps(body)
         try:
-            connection.request(method, target, None if body is None else json.dumps(body), sent)
-            answer = connection.getresponse()
-            data = answer.read()
-            return answer.status, json.loads(data) if data else None
-        finally:
-            connection.close()
+            return self._ask(method, target, text, sent)
+        except (ConnectionError, ssl.SSLError, http.client.HTTPException):
+            self.close()
+            return self._ask(method, target, text, sent)
+
+    def _ask(self, method: str, target: str, body: str | None, headers: dict[str, str]) -> tuple[int, Any]:
+        if self._connection is None:
+            self._connection = http.client.HTTPSConnection(self.host, self.port, timeout=DEADLINE, context=trusting_all())
+        self._connection.request(method, target, body, headers)
+        answer = self._connection.getresponse()
+        data = answer.read()
+        return answer.status, json.loads(data) if data else None
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def login(self, name: str = "admin", password: str = PASSWORD) -> str:
         """Log in and return the token."""
@@ -80,7 +93,11 @@ def serving(bench: Bench, *options: str | Path) -> Iterator[Relay]:
         line = process.stdout.readline()
         assert " on https://127.0.0.1:" in line, (line, process.stderr.read() if process.stderr is not None and not line else "")
         fingerprint = process.stdout.readline().split()[-1]
-        yield Relay(process, "127.0.0.1", int(line.rpartition(":")[2]), fingerprint)
+        relay = Relay(process, "127.0.0.1", int(line.rpartition(":")[2]), fingerprint)
+        try:
+            yield relay
+        finally:
+            relay.close()
     finally:
         process.terminate()
         _, said = process.communicate(timeout=DEADLINE)
