@@ -24,7 +24,7 @@ from tests.places import open_temporary
 from .conftest import DEADLINE, Bench, eventually
 from .serving import PASSWORD, Relay, add_user, serving, trusting_all
 
-ALL_ROUTES = [(route.method, route.path, route.local) for route in table().routes if not route.public]
+ALL_ROUTES = [route for route in table().routes if not route.public]
 
 
 @pytest.fixture(scope="module")
@@ -242,12 +242,11 @@ def test_long_headers_and_bodies_are_refused(served: Bench, relay: Relay) -> Non
 
 def test_nothing_is_done_for_whoever_has_no_token_and_host_matters_stay_on_the_host(served: Bench, relay: Relay) -> None:
     token = relay.login()
-    for method, path, is_local in ALL_ROUTES:
-        target = path.replace("{ref}", "1").replace("{", "").replace("}", "")
-        status, answer = relay.request(method, target, {} if method in ("POST", "PUT", "PATCH") else None)
-        assert (status, answer["error_class"]) == (
-            (403, "http_forbidden_error") if path.startswith("/anqfs/") else (401, "http_unauthorized_error")
-        )
+    for route in ALL_ROUTES:
+        target = route.path.replace("{ref}", "1").replace("{", "").replace("}", "")
+        status, answer = relay.request(route.method, target, None if route.method in ("GET", "DELETE") else {})
+        expected = (403, "http_forbidden_error") if route.local else (401, "http_unauthorized_error")
+        assert (status, answer["error_class"]) == expected, route
     for wrong in ("", "session-v1:AAAA", token[:-1], token + "A", token.replace("session", "access")):
         assert relay.request("GET", "/v1/version", token=wrong)[0] == 401
     assert relay.request("POST", "/anqfs/v1/stop", {}, token=token)[0] == 403
@@ -262,10 +261,10 @@ def test_observers_look_and_touch_nothing(served: Bench, relay: Relay) -> None:
     assert relay.request("GET", "/v1/session/roles", token=token) == (200, ["Observers"])
     assert relay.request("GET", "/v1/files/%2Fsecret/info/attributes", token=token)[0] == 200
     denied = []
-    for method, path, is_local in ALL_ROUTES:
-        target = path.replace("{ref}", "%2Fsecret").replace("{", "").replace("}", "")
-        if method != "GET" and not is_local and not path.startswith("/v1/session/"):
-            status, answer = relay.request(method, target, {}, token=token)
+    for route in ALL_ROUTES:
+        target = route.path.replace("{ref}", "%2Fsecret").replace("{", "").replace("}", "")
+        if route.method != "GET" and not route.local and not route.personal:
+            status, answer = relay.request(route.method, target, {}, token=token)
             denied.append((status, answer["error_class"]))
     assert set(denied) == {(403, "auth_rbac_denied_error")} and len(denied) > 20
     assert relay.request("GET", "/v1/files/%2Fsecret/data", token=token)[0] == 403
