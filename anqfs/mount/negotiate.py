@@ -75,13 +75,15 @@ _INIT_WAIT_MS = 10_000
 class Negotiated(NamedTuple):
     """What kernel and filesystem agreed on.
 
-    `flags` are the FUSE_INIT flags in force; `completed` says whether anything was added; `minor` is the kernel's version of protocol 7.
+    `flags` are the FUSE_INIT flags in force; `completed` says whether anything was added; `minor` is the kernel's version of protocol 7;
+    `direct_files`: files that bypass the kernel's cache can be mapped, and who reads through the cache sees what is written to them.
     """
 
     completed: bool
     flags: int
     minor: int
     max_write: int
+    direct_files: bool = False
 
     @property
     def keeps_times(self) -> bool:
@@ -103,7 +105,8 @@ def complete(request: bytes, reply: bytes) -> tuple[bytes, Negotiated]:
     kernel_minor, readahead, flags = offered
     major, minor, ahead, wanted, _background, _congestion, write, gran, pages, alignment, flags2 = _REPLY_INIT.unpack_from(reply, 16)
     wanted |= WANTED & flags
-    if _offered_second(request, flags) & DIRECT_IO_ALLOW_MMAP:
+    direct_files = bool(_offered_second(request, flags) & DIRECT_IO_ALLOW_MMAP)
+    if direct_files:
         wanted |= INIT_EXT
         flags2 |= DIRECT_IO_ALLOW_MMAP
     if wanted & EXPLICIT_INVAL_DATA:
@@ -113,7 +116,7 @@ def complete(request: bytes, reply: bytes) -> tuple[bytes, Negotiated]:
     _REPLY_INIT.pack_into(
         changed, 16, major, minor, ahead, wanted, MAX_BACKGROUND, CONGESTION_THRESHOLD, write, gran, pages, alignment, flags2
     )
-    return bytes(changed), Negotiated(True, wanted, kernel_minor, write)
+    return bytes(changed), Negotiated(True, wanted, kernel_minor, write, direct_files)
 
 
 def _offered(request: bytes) -> tuple[int, int, int] | None:

@@ -83,6 +83,8 @@ class AnqfsOperations(pyfuse3.Operations):
         self.mountpoint = b""
         self._flush_kernel = flush_kernel
         self._stay = BRIEFLY
+        self.direct_files = False
+        """Whether the kernel lets files bypass its write cache without harm; older ones do not tell its readers."""
 
     def names_may_stay(self, forever: bool) -> None:
         """Say whether the kernel can be told to forget every name, so that it may keep them."""
@@ -241,9 +243,13 @@ class AnqfsOperations(pyfuse3.Operations):
         """Return what the kernel is told of a newly opened file; `inode` is given when it may be written."""
         number = self.handles.open(node, flags, uid)
         info = pyfuse3.FileInfo(fh=number)
-        if inode is not None and flags & os.O_ACCMODE and self.namespace.core.quotas.nearly_reached(inode, DIRECT_BELOW):
+        if inode is not None and flags & os.O_ACCMODE and self._bypasses_cache(inode):
             info.direct_io = self.handles[number].direct = True
         return info
+
+    def _bypasses_cache(self, inode: Inode) -> bool:
+        """Tell whether a file is so near to a quota that its writes must not wait in the kernel."""
+        return self.direct_files and self.namespace.core.quotas.nearly_reached(inode, DIRECT_BELOW)
 
     @handler()
     async def read(self, fh: int, offset: int, size: int) -> bytes:

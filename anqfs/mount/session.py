@@ -217,6 +217,7 @@ def _mount(session: Session, options: MountOptions) -> None:
         (descriptor,) = fuse_descriptors() - before
         session.negotiated = negotiate(descriptor)
         session.operations.kernel_keeps_times = session.negotiated.keeps_times
+        session.operations.direct_files = session.negotiated.direct_files
         session.poll = poll.install(descriptor)
         session.invalidation = Invalidation(descriptor, session.negotiated.minor)
         session.operations.names_may_stay(session.invalidation.names_may_stay)

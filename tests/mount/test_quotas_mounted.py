@@ -113,6 +113,25 @@ def test_files_below_a_nearly_full_quota_can_be_mapped(place: Path) -> None:
     assert (place / "f").read_bytes()[4094:4102] == b"00four00"
 
 
+def test_who_reads_through_the_cache_sees_what_is_written_past_it(place: Path) -> None:
+    (place / "f").write_bytes(b"0" * 20_000)
+    reading = os.open(place / "f", os.O_RDONLY)
+    with (place / "f").open("rb") as stream, mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        assert os.pread(reading, 20_000, 0) == mapped[:] == b"0" * 20_000
+        limit(place, 1_000_000)
+        writing = os.open(place / "f", os.O_RDWR)
+        os.pwrite(writing, b"1" * 5000, 3000)
+        expected = b"0" * 3000 + b"1" * 5000 + b"0" * 12_000
+        assert os.pread(reading, 20_000, 0) == mapped[:] == os.pread(writing, 20_000, 0) == expected
+    cached = os.open(place / "f", os.O_RDONLY)
+    assert os.pread(cached, 20_000, 0) == expected
+    os.truncate(place / "f", 4000)
+    os.pwrite(writing, b"end", 4000)
+    assert os.pread(cached, 20_000, 2999) == b"0" + b"1" * 1000 + b"end"
+    for descriptor in (reading, writing, cached):
+        os.close(descriptor)
+
+
 def test_what_only_the_kernel_had_when_a_quota_was_reached_is_refused_at_fsync_and_close_and_nothing_overshoots(place: Path) -> None:
     """A file opened while much was left: the kernel accepts, the daemon refuses, and fsync and close say so."""
     limit(place, 2 * DIRECT_BELOW)
