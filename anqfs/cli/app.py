@@ -16,6 +16,7 @@ import anqfs
 from anqfs.cli import (
     api_commands,
     check_commands,
+    clone_commands,
     diff_commands,
     export_commands,
     key_commands,
@@ -88,6 +89,7 @@ snapshot_commands.app.command("diff")(diff_commands.diff)
 snapshot_commands.app.command("file-diff")(diff_commands.file_diff)
 snapshot_commands.app.command("reclaimable")(diff_commands.reclaimable_command)
 app.add_typer(snapshot_commands.app, name="snapshot")
+app.command()(clone_commands.clone)
 app.add_typer(key_commands.app, name="key")
 app.add_typer(api_commands.app, name="api")
 app.command()(api_commands.serve)

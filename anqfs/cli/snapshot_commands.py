@@ -191,7 +191,7 @@ def restore(
         entry = locate.by_path(os.path.dirname(os.path.abspath(to)))
         if mountpoint is not None and locate.the_only(mountpoint) != entry:
             raise UsageError(f"{wire.shown(to)}: is in another volume: copy from the .snapshot directory instead")
-        body.update(_new_place(to))
+        body.update(new_place(to))
     else:
         entry = locate.the_only(mountpoint)
     daemon = client.Client(entry)
@@ -240,7 +240,8 @@ def revert(
     restore(number, path, None, True, dry_run, mountpoint, json)
 
 
-def _new_place(destination: str) -> dict[str, Any]:
+def new_place(destination: str) -> dict[str, Any]:
+    """Return what a request calls a new path: parent and name. Raises UsageError when it is there already, NotFound."""
     if os.path.lexists(destination):
         raise UsageError(f"{wire.shown(destination)}: exists already: name a new path")
     parent, name = os.path.split(os.path.abspath(destination))

@@ -26,6 +26,14 @@ class RestoreRequest(msgspec.Struct, forbid_unknown_fields=True):
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=_LONGEST_NAME)] | None = None
 
 
+class CloneRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Clone `source`, live or in a snapshot, as the new name `name` in the directory `parent`."""
+
+    source: Node
+    parent: Node
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=_LONGEST_NAME)]
+
+
 class ScrubRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Scrub with at most `rate` MiB/s; 0: no limit."""
 

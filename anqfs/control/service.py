@@ -19,9 +19,10 @@ from anqfs.control import keys, offline, wire
 from anqfs.control.accounts import Accounts
 from anqfs.control.coherence import Coherence
 from anqfs.control.jobs import Jobs
-from anqfs.control.requests import KeyRequest, RestoreRequest, ScrubRequest, SettingsRequest
+from anqfs.control.requests import CloneRequest, KeyRequest, RestoreRequest, ScrubRequest, SettingsRequest
 from anqfs.errors import AnqfsError, CommitFailed, Damaged, MountFailed, NotFound, ReadOnlyVolume, StoreInUse, UsageError
 from anqfs.mount import mountpoint as place
+from anqfs.namespace.clone import Clone
 from anqfs.namespace.nodes import ino_of, view_of
 from anqfs.namespace.quota_accounts import capacity_below
 from anqfs.namespace.restore import Progress as RestoreProgress
@@ -244,6 +245,21 @@ class Service:
         await self.session.flush()
         self.jobs.must_be_free("restore")
         work = Restore(self.namespace, request.snapshot, path, destination, self.session.is_known)
+        return self._start_making("restore", work, {"snapshot": request.snapshot})
+
+    async def clone(self, request: CloneRequest) -> dict[str, Any]:
+        """Start a clone and return its job. Raises NotFound, FilesystemError, UsageError, StoreInUse while another runs."""
+        self.jobs.must_be_free("clone")
+        self._must_stay()
+        self.must_be_writable()
+        name = _new_name(request.name)
+        await self.session.flush()
+        self.jobs.must_be_free("clone")
+        work = Clone(self.namespace, request.source, (request.parent, name))
+        return self._start_making("clone", work, {"name": request.name})
+
+    def _start_making(self, kind: str, work: Restore | Clone, facts: dict[str, Any]) -> dict[str, Any]:
+        """Start the job that does the steps of a restore or a clone, and return it."""
         changes: list[tuple[int, bytes | None]] = []
 
         async def step() -> bool:
@@ -253,6 +269,7 @@ class Service:
                 more = work.step(_STEP_BUDGET)
             except AnqfsError:
                 await self._forget([*changes, *work.take_changes()])
+                self.session.background.kick()
                 raise
             self.session.changed()
             changes.extend(work.take_changes())
@@ -265,14 +282,16 @@ class Service:
             return more
 
         async def finish(cancelled: bool) -> None:
-            await self._forget(changes)
+            if cancelled and isinstance(work, Clone):
+                work.give_up()
+            await self._forget([*changes, *work.take_changes()])
             await self.session.durable()
             self.session.background.kick()
 
         def progress() -> dict[str, Any]:
-            return {"snapshot": request.snapshot, **_restored(work.progress)}
+            return {**facts, **_restored(work.progress)}
 
-        return self.jobs.start("restore", step, progress, finish).document()
+        return self.jobs.start(kind, step, progress, finish).document()
 
     async def tell(self, nodes: Iterable[int], names: Iterable[tuple[int, bytes]]) -> None:
         """Tell the kernel that these live inodes and these (directory, name) were changed behind its back."""
@@ -309,10 +328,7 @@ class Service:
             return None
         if request.parent is None or request.name is None:
             raise UsageError("say where to: in_place, or parent and name")
-        name = wire.raw(request.name)
-        if b"/" in name or name in (b".", b".."):
-            raise UsageError(f"{request.name!a} is no name for a new file")
-        return request.parent, name
+        return request.parent, _new_name(request.name)
 
     async def scrub(self, request: ScrubRequest) -> dict[str, Any]:
         """Start a scrub, or go on with the one that was stopped, and return its job."""
@@ -495,6 +511,13 @@ def _restored(progress: RestoreProgress) -> dict[str, Any]:
         "removed": progress.removed,
         "part": min(1.0, done / progress.total) if progress.total else None,
     }
+
+
+def _new_name(text: str) -> bytes:
+    name = wire.raw(text)
+    if b"/" in name or name in (b".", b".."):
+        raise UsageError(f"{text!a} is no name for a new file")
+    return name
 
 
 def _components(path: str) -> list[bytes]:

@@ -36,6 +36,7 @@ from anqfs.store.schema import (
     COUNTER_VIEW,
     EPOCH_MAX,
     ApiUser,
+    CloneJob,
     Counter,
     Dead,
     Frees,
@@ -153,6 +154,7 @@ class _Checker:
             self.judge_security_keys,
             self.judge_policies,
             self.judge_holds,
+            self.judge_clones,
             lambda: self.judge_extents(uses),
             lambda: self.judge_counters(families[0]),
             self.judge_root,
@@ -336,6 +338,13 @@ class _Checker:
                 elif isinstance(inode, Inode) and not is_directory(inode.mode):
                     self.complain(self.source.describe(ino), f"it has a {kind_of(key)} but is no directory")
 
+    def judge_clones(self) -> None:
+        """Judge the clones in the making: what is left of one is removed when the volume is mounted."""
+        for key, record in self.source.letter(b"J"):
+            self.seen()
+            if isinstance(record, CloneJob) and self.source.inode(record.parent) is Absent.MISSING:
+                self.complain(b"inode %d" % record.parent, f"clone {int.from_bytes(key[1:], 'big')} is made in it, but it does not exist")
+
     def judge_api_users(self) -> None:
         """Judge the users of the API: no two have one name."""
         names: set[str] = set()
@@ -437,6 +446,7 @@ def kind_of(key: bytes) -> str:
         "R": "count",
         "Q": "quota",
         "T": "tree deletion",
+        "J": "clone",
         "A": "API user",
         "P": "snapshot policy",
         "Y": "security key",

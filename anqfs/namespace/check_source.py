@@ -38,7 +38,7 @@ SEARCHES_MAX = 64
 """Searches through all names for one of an inode whose record is gone."""
 
 KEY_LENGTHS = {
-    **dict.fromkeys(b"IUSROQTAPY", 9),
+    **dict.fromkeys(b"IUSROQTAPYJ", 9),
     **dict.fromkeys(b"iusWLvB", 17),
     **dict.fromkeys(b"DXwN", 25),
     **dict.fromkeys(b"dx", 33),

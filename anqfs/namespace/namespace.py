@@ -12,10 +12,12 @@ import errno
 import logging
 import os
 import time
+from collections.abc import Callable
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_IMODE, S_ISBLK, S_ISCHR, S_ISDIR, S_ISFIFO, S_ISREG, S_ISSOCK
 
 from anqfs.errors import AnqfsError, FilesystemError, StoreExists
 from anqfs.namespace import usage_xattrs
+from anqfs.namespace.clone import Clones
 from anqfs.namespace.core import Caller, check_new_name, operation
 from anqfs.namespace.files import check_regular
 from anqfs.namespace.nodes import SNAPSHOTS, ino_of
@@ -39,6 +41,12 @@ TARGET_MAX = 4095
 
 class Namespace(Reading):
     """One volume's tree and its snapshots."""
+
+    def __init__(self, volume: Volume, *, clock: Callable[[], int] = time.time_ns) -> None:
+        super().__init__(volume, clock=clock)
+        self.clones = Clones(self)
+        if not volume.read_only:
+            self.clones.load()
 
     @staticmethod
     def format(volume: Volume) -> None:
@@ -297,8 +305,8 @@ class Namespace(Reading):
     def work(self, budget: int) -> bool:
         """Do one bounded step of about `budget` records of background work. Returns whether there is more.
 
-        In turn: inodes without a name, truncated windows, dropped snapshots, deletions of directories, windows of many pieces. After it,
-        the kernel is to forget what `tree_deletes.take_changes` says.
+        In turn: inodes without a name, truncated windows, dropped snapshots, unfinished clones, deletions of directories, windows of many
+        pieces. After it, the kernel is to forget what `tree_deletes.take_changes` says.
         """
         if self.volume.read_only or self.volume.failed is not None:
             return False
@@ -306,11 +314,14 @@ class Namespace(Reading):
         if not self.reclaim.step(budget):
             if self._snapshots.deleting:
                 self._try_delete_step(budget)
+            elif self.clones.waiting:
+                self.clones.step()
             elif self.tree_deletes.running:
                 self.tree_deletes.step(budget)
             elif self.files.merges:
                 self._merge_step()
-        return bool(self.reclaim.waiting or self._snapshots.deleting or self.tree_deletes.running or self.files.merges)
+        waiting = self.reclaim.waiting or self._snapshots.deleting or self.clones.waiting
+        return bool(waiting or self.tree_deletes.running or self.files.merges)
 
     def _try_delete_step(self, budget: int) -> None:
         try:

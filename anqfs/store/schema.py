@@ -25,6 +25,7 @@ birth..last. So the version at epoch e is the first past key >= (live key, e) if
 | `O` ino8                     | Orphan: an inode without a name, open or being reclaimed                     |
 | `Q` ino8                     | Quota: the limit of a directory                                              |
 | `T` ino8                     | TreeDelete: a directory that is being deleted with all below it              |
+| `J` number8                  | CloneJob: a clone that is being made                                         |
 | `A` user8                    | ApiUser: a user of the API with the tokens                                   |
 | `P` policy8                  | Policy: when snapshots of a directory are taken by themselves                |
 | `Y` key8                     | SecurityKey: a public key that unlocks snapshots                             |
@@ -307,6 +308,15 @@ class Hold(Record, frozen=True, array_like=True, gc=False):
     """ns since 1970."""
 
 
+class CloneJob(Record, frozen=True, array_like=True, gc=False):
+    """A clone being made under the temporary `name` in the directory `parent`. It goes away with what was made when nobody goes on."""
+
+    parent: int
+    name: bytes
+    snapshot: int = 0
+    """A snapshot taken for it alone; 0 for none."""
+
+
 class Counter(Record, frozen=True, array_like=True, gc=False):
     value: int
 
@@ -397,6 +407,7 @@ TYPES: dict[int, type[Record]] = {
     ord("O"): Orphan,
     ord("Q"): Quota,
     ord("T"): TreeDelete,
+    ord("J"): CloneJob,
     ord("A"): ApiUser,
     ord("P"): Policy,
     ord("Y"): SecurityKey,
@@ -463,6 +474,11 @@ def changed_prefix(ino: int, epoch: int) -> bytes:
 def references_key(extent: int) -> bytes:
     """Return the key of an extent's reference count."""
     return _ONE.pack(b"R", extent)
+
+
+def clone_key(number: int) -> bytes:
+    """Return the key of a clone in the making."""
+    return _ONE.pack(b"J", number)
 
 
 def view_key(view: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Comparing snapshots, asking what deleting them gives back, and previews: the command line and the vendor's own client, on a mount."""
+"""Comparing snapshots, what deleting them gives back, previews and clones: the command line and the vendor's client, on a mount."""
 
 from __future__ import annotations
 
@@ -115,3 +115,21 @@ def test_previews_tell_what_would_be_done_and_do_nothing(mounted: Bench) -> None
     mounted.ok("snapshot", "revert", first)
     assert sorted(os.listdir(top)) == ["changed", "gone", "kept", "moved", "old"]
     assert (top / "changed").read_bytes() == b"x" * 20_000
+
+
+def test_a_clone_is_writable_and_whole(mounted: Bench) -> None:
+    top, first, _ = scene(mounted)
+    copy, old = mounted.mountpoint / "copy", mounted.mountpoint / "old"
+    assert "would make" in mounted.ok("clone", top, copy, "--dry-run") and not copy.exists()
+    (top / "kept").write_bytes(b"only the kernel has it yet")
+    assert mounted.json("clone", top, copy)["files"] == 5
+    assert (copy / "kept").read_bytes() == b"only the kernel has it yet"
+    (copy / "changed").write_bytes(b"in the copy")
+    assert (top / "changed").read_bytes()[8192:12288] == b"y" * 4096
+    assert "cloned 5 files" in mounted.ok("clone", mounted.mountpoint / "study" / ".snapshot" / f"{first}_OnDemand", old)
+    assert sorted(os.listdir(old)) == ["changed", "gone", "kept", "moved", "old"]
+    mounted.ok("clone", top / "changed", old / "one")
+    assert (old / "one").read_bytes() == (top / "changed").read_bytes()
+    mounted.fails(2, "clone", top, copy)
+    mounted.fails(8, "clone", top / "missing", mounted.mountpoint / "new")
+    assert len(mounted.json("snapshot", "list")) == 2 and sorted(os.listdir(mounted.mountpoint)) == ["copy", "old", "study"]

@@ -5,6 +5,7 @@
 | GET status?latency=1 | | facts of the volume and the daemon |
 | GET snapshots?inode=N, snapshots/ID | | snapshots that concern a directory, or all; one; as the mount shows them |
 | POST restores | snapshot, path, in_place or parent + name | the job |
+| POST clones | source, parent, name | the job |
 | GET jobs/N, DELETE jobs/N | | the job; cancelling |
 | GET, POST, DELETE scrub | POST: rate | the scrub's state |
 | GET usage?inode=N | | recursive totals |
@@ -19,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from anqfs.control.requests import KeyRequest, Node, RestoreRequest, ScrubRequest, SettingsRequest
+from anqfs.control.requests import CloneRequest, KeyRequest, Node, RestoreRequest, ScrubRequest, SettingsRequest
 from anqfs.control.rest.routing import Call, Route
 
 
@@ -59,6 +60,11 @@ async def _get_snapshot(call: Call) -> Any:
 async def _post_restore(call: Call) -> Any:
     """Start a restore and return its job."""
     return await call.service.restore(call.body)
+
+
+async def _post_clone(call: Call) -> Any:
+    """Start a clone and return its job."""
+    return await call.service.clone(call.body)
 
 
 async def _get_job(call: Call) -> Any:
@@ -126,6 +132,7 @@ ROUTES = [
     Route("GET", "/anqfs/v1/snapshots", _get_snapshots, query=DirectoryQuery, local=True),
     Route("GET", "/anqfs/v1/snapshots/{id}", _get_snapshot, local=True),
     Route("POST", "/anqfs/v1/restores", _post_restore, body=RestoreRequest, local=True),
+    Route("POST", "/anqfs/v1/clones", _post_clone, body=CloneRequest, local=True),
     Route("GET", "/anqfs/v1/jobs/{number}", _get_job, local=True),
     Route("DELETE", "/anqfs/v1/jobs/{number}", _delete_job, local=True),
     Route("GET", "/anqfs/v1/scrub", _get_scrub, local=True),
