@@ -19,10 +19,6 @@ _SQUASH = {"root": "Root_Squash", "all": "All_Squash", "none": "No_Root_Squash"}
 _ACCESS = {"read-only": "RO", "read-write": "RW"}
 
 
-def _flag(value: bool) -> str:
-    return "true" if value else "false"
-
-
 def _protocols(description: Description) -> str:
     return ", ".join(dict.fromkeys(version[0] for version in description.nfs.versions))
 
@@ -76,8 +72,7 @@ def _core(description: Description) -> str:
 def _version_4(description: Description, layout: Layout) -> str:
     nfs = description.nfs
     minors = ", ".join(version[2:] for version in sorted(nfs.versions) if version.startswith("4.")) or "1"
-    kerberos = nfs.kerberos is not None
-    owners = f'# Which principal is which user.\n  IdmapConf = "{layout.idmapd_conf}";' if kerberos else "# Owners travel as numbers."
+    users = f'\n  # Which principal is which user.\n  IdmapConf = "{layout.idmapd_conf}";' if nfs.kerberos is not None else ""
     return f"""NFSv4 {{
   Minor_Versions = {minors};
   # After a start, clients get their opens and locks back before anyone else can take them.
@@ -89,9 +84,9 @@ def _version_4(description: Description, layout: Layout) -> str:
   RecoveryRoot = "{layout.nfs_recovery}";
   # A delegated file would be changed by a client unseen by Samba and by local programs.
   Delegations = false;
-  {owners}
-  Only_Numeric_Owners = {_flag(not kerberos)};
-  Allow_Numeric_Owners = true;
+  # Owners travel as numbers: the name of a principal that is somebody else here is no user to a client.
+  Only_Numeric_Owners = true;
+  Allow_Numeric_Owners = true;{users}
 }}
 """
 

@@ -81,16 +81,21 @@ def _interfaces(bind: str) -> list[str]:
 
 
 def _encryption(description: Description) -> list[str]:
-    relaxed = any(share.encrypt != "required" for share in description.smb.share)
+    wanted = {share.encrypt for share in description.smb.share}
+    if wanted == {"off"}:
+        level = ["  # No share below encrypts.", "  server smb encrypt = off"]
+    elif wanted <= {"required"}:
+        level = ["  # A client that does not encrypt is refused.", "  server smb encrypt = required"]
+    else:
+        level = [
+            "  # The shares below differ. Encryption belongs to the session: whoever can encrypts all of it.",
+            "  server smb encrypt = desired",
+        ]
     return [
         "  # SMB 3.1.1 only: earlier dialects have weaker encryption, or none, and can be talked down to it.",
         "  server min protocol = SMB3_11",
         "  server smb3 encryption algorithms = AES-256-GCM",
-        *(
-            ["  # A share below does without, so each share says what it wants.", "  server smb encrypt = desired"]
-            if relaxed
-            else ["  # A client that does not encrypt is refused.", "  server smb encrypt = required"]
-        ),
+        *level,
         "  server signing = mandatory",
     ]
 
