@@ -22,7 +22,6 @@ Squash = Literal["root", "all", "none"]
 Security = Literal["sys", "krb5", "krb5i", "krb5p"]
 NfsVersion = Literal["3", "4.0", "4.1", "4.2"]
 Encryption = Literal["required", "desired", "off"]
-SnapshotMode = Literal["visible", "hidden", "disabled"]
 Kind = Literal["nfs", "smb"]
 
 KINDS: tuple[Kind, ...] = ("nfs", "smb")
@@ -98,14 +97,10 @@ class SmbShare(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Smb(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The SMB server. `snapshots`: whether clients see `.snapshot` in the share's root, only by name, or only as previous versions.
-
-    `audit`: write a line for every access into state/smb/log/audit.log.
-    """
+    """The SMB server. `audit`: write a line for every access into state/smb/log/audit.log."""
 
     port: int = 445
     workgroup: str = "WORKGROUP"
-    snapshots: SnapshotMode = "visible"
     audit: bool = False
     share: tuple[SmbShare, ...] = ()
 

@@ -49,8 +49,6 @@ last_id = 0
 [smb]
 port = 0
 workgroup = "WORKGROUP"
-# Whether `.snapshot` is listed in a share's root: "visible", "hidden" (by name only) or "disabled" (previous versions only).
-snapshots = "visible"
 # Whether every access is written into state/smb/log/audit.log.
 audit = false
 """

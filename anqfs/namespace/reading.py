@@ -76,7 +76,8 @@ class Reading:
         if volume.get(inode_key(ROOT_INO)) is None:
             raise Damaged("the volume has no root directory")
         volume.before_close.append(self.core.group_closes)
-        self.core.lease_inos()
+        self._snapshots.views.lease()
+        self.core.lease_inos()  # this makes both durable
         if not volume.read_only:
             self.reclaim.load()
             self.tree_deletes.load()

@@ -1,6 +1,7 @@
 """Views: numbers for a snapshot entered through a door of a directory, so that node ids into snapshots stay the same across mounts.
 
-Called by `snapshots`. A number comes back only after 8 million others, with a new generation, and never while this mount lives.
+Called by `snapshots`. A number comes back only after 8 million others, with a new generation, and never while this mount lives. Numbers
+are leased durably before they are used: an NFS client may hold one that a crash took back, and it must not lead into another snapshot.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from anqfs.store.schema import (
 
 _TRANSIENT = 1 << 16
 _NUMBERS = VIEW_MAX - _TRANSIENT
+_LEASE = 1 << 16
 
 
 class Entered(NamedTuple):
@@ -48,6 +50,22 @@ class Views:
         self._known: dict[int, Entered] = {}
         self._transient: dict[tuple[int, int], int] = {}
         self._freed: set[int] = set()
+        self._next = 0
+        self._leased = 0
+
+    def lease(self) -> None:
+        """Reserve numbers for this opening; the caller makes that durable before anything is numbered."""
+        self._next = self._counted()
+        if not self._core.volume.read_only:
+            self._leased = self._next + _LEASE
+            self._core.volume.put(COUNTER_VIEW, Counter(self._leased))
+
+    def _counted(self) -> int:
+        counter: Counter | None = self._core.get(COUNTER_VIEW)
+        return counter.value if counter is not None else 0
+
+    def _extended(self) -> None:
+        self._leased = self._counted()
 
     def find(self, view: int) -> Entered:
         """Return a view. Raises ESTALE when there is none or its snapshot is gone."""
@@ -67,14 +85,15 @@ class Views:
         return record.view if record is not None else self._transient.get((snapshot, door))
 
     def allocate(self, snapshot: Snapshot, door: int) -> int:
-        """Number a view, inside an operation. Raises ENOSPC when all are taken."""
+        """Number a view, inside an operation. Half of a lease is left when the next one is written. Raises ENOSPC when all are taken."""
         core = self._core
-        counter: Counter | None = core.get(COUNTER_VIEW)
-        count = counter.value if counter is not None else 0
-        for each in range(count, count + _NUMBERS):
+        for each in range(self._next, self._next + _NUMBERS):
             view = each % _NUMBERS + 1
             if view not in self._freed and core.get(view_key(view)) is None:
-                core.volume.put(COUNTER_VIEW, Counter(each + 1))
+                if self._leased - each < _LEASE // 2:
+                    core.volume.put(COUNTER_VIEW, Counter(max(self._leased, each) + _LEASE))
+                    core.after.append(self._extended)
+                self._next = each + 1
                 core.volume.put(view_key(view), View(snapshot.id, door, each // _NUMBERS))
                 core.volume.put(view_number_key(snapshot.id, door), ViewNumber(view))
                 return view

@@ -170,6 +170,22 @@ def test_node_ids_into_snapshots_survive_a_remount(tmp_path: Path) -> None:
         assert answer(lambda: ns.attributes(node)) == errno.ESTALE
 
 
+def test_a_node_id_that_a_crash_took_back_leads_into_no_other_snapshot(tmp_path: Path) -> None:
+    make_store(tmp_path / "store")
+    with opened(tmp_path / "store") as ns:
+        ns.write(ns.create(1, b"f", 0o644, USER)[0], 0, b"first")
+        ns.snapshot_create(1, b"s")
+        ns.write(ns.lookup(1, b"f")[0], 0, b"second")
+        ns.snapshot_create(1, b"s")
+        ns.volume.commit().wait()
+        lost = walk(ns, 1, b".snapshot/1_s/f")
+        shutil.copytree(tmp_path / "store", tmp_path / "crashed")
+    with opened(tmp_path / "crashed") as ns:
+        other = walk(ns, 1, b".snapshot/2_s/f")
+        assert other != lost
+        assert answer(lambda: ns.read(lost, 0, 10)) == errno.ESTALE
+
+
 def test_view_numbers_come_back_with_a_new_generation(ns: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anqfs.namespace.views._NUMBERS", 3)
     for _ in range(3):
