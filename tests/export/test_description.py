@@ -147,7 +147,7 @@ def test_ganesha_is_told_what_the_description_says(tmp_path: Path) -> None:
         'PrincipalName = "nfs@files.example.org";',
         'KeytabPath = "/etc/nfs.keytab";',
         f'IdmapConf = "{layout.idmapd_conf}";',
-        "Only_Numeric_Owners = false;",
+        "Only_Numeric_Owners = true;",
     ):
         assert f"  {line}\n" in text, line
     assert "ann@EXAMPLE.ORG = ann" in settings.texts(layout, parse(WHOLE))[layout.idmapd_conf]
