@@ -72,9 +72,9 @@ def operation(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S,
         volume.begin()
         try:
             result = method(self, *args, **kwargs)
-            core.versions.settle()
             if core.quotas.any:
                 core.quotas.admit()
+            core.versions.settle()
         except BaseException:
             volume.undo()
             core.undone()

@@ -125,7 +125,7 @@ class QuotaAccounts:
         return account
 
     def admit(self) -> None:
-        """Let the running operation add what it noted, as its last step. Raises EDQUOT when a quota would be exceeded by it."""
+        """Let the running operation add what it noted, when it has done all else. Raises EDQUOT when a quota would be exceeded by it."""
         changes: dict[int, int] = {}
         for directory, delta in self._core.usage.added():
             capacity = capacity_of(delta)

@@ -17,6 +17,7 @@ from anqfs.namespace import ROOT, Namespace
 from anqfs.namespace.check import check
 from anqfs.namespace.core import Caller
 from anqfs.namespace.quota_accounts import ENTRY_CAPACITY
+from anqfs.namespace.restore import Restore
 from anqfs.namespace.usage import CHANGED_LAG
 from anqfs.store.schema import Quota, quota_key, usage_key
 from tests.unit.damaged_volume import Damage, Facts
@@ -332,6 +333,51 @@ def test_a_directory_takes_its_quota_along_and_what_moves_in_must_fit(ns: Namesp
     assert ns.quotas.status(full).used == 0
     assert refused(lambda: ns.write(node, 50_000, b"x" * 20_000)) == "EDQUOT"
     assert ns.write(node, 50_000, b"x" * 10_000) == 10_000
+
+
+def test_a_refused_move_leaves_nothing_behind_in_what_is_remembered_for_snapshots(ns: Namespace) -> None:
+    """What snapshots need is worked out while the operation goes on, and a quota refuses it only at its end."""
+    full, _ = ns.mkdir(1, b"full", 0o755, ROOT)
+    outside, _ = ns.mkdir(1, b"outside", 0o755, ROOT)
+    tree, _ = ns.mkdir(outside, b"tree", 0o755, ROOT)
+    node, _ = ns.create(tree, b"f", 0o644, ROOT)
+    ns.write(node, 0, b"before" * 1000)
+    ns.quotas.set(full, 1000)
+    snapshot = ns.snapshot_create(outside)
+    ns.snapshot_create(full)
+    assert refused(lambda: ns.rename(outside, b"tree", full, b"tree", 0)) == "EDQUOT"
+    versions = ns.core.versions
+    remembered = versions.epoch, versions._dead, dict(versions._covers)
+    versions.reload()
+    assert (versions.epoch, versions._dead) == remembered[:2]
+    assert {ino: cover for ino, cover in remembered[2].items() if versions.cover_directory(ino) != cover} == {}
+    ns.write(node, 0, b"after!" * 1000)
+    then, _ = ns.lookup(ns.lookup(ns.snapshot_node(snapshot.id), b"tree")[0], b"f")
+    assert ns.read(then, 0, 6) == b"before"
+    ns.volume.commit().wait()
+    assert check(ns.volume).findings == []
+
+
+def test_a_restore_stops_where_a_quota_ends(ns: Namespace) -> None:
+    source, _ = ns.mkdir(1, b"source", 0o755, ROOT)
+    for number in range(10):
+        node, _ = ns.create(source, b"%d" % number, 0o644, ROOT)
+        ns.write(node, 0, b"x" * 10_000)
+    snapshot = ns.snapshot_create(source)
+    full, _ = ns.mkdir(1, b"full", 0o755, ROOT)
+    ns.quotas.set(full, 60_000)
+    restore = Restore(ns, snapshot.id, b"", (full, b"copy"))
+
+    def to_the_end() -> None:
+        while restore.step():
+            pass
+
+    assert refused(to_the_end) == "EDQUOT"
+    assert 20_000 < ns.quotas.status(full).used == Walked(ns, full).capacity <= 60_000
+    ns.quotas.set(full, 1_000_000)
+    restore = Restore(ns, snapshot.id, b"", (full, b"again"))
+    to_the_end()
+    assert ns.usage(ns.lookup(full, b"again")[0]).size == 100_000
 
 
 def test_a_quota_goes_with_its_directory(ns: Namespace) -> None:
