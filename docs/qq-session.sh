@@ -80,6 +80,8 @@ second=$(qq snapshot_create_snapshot --source-file-id "$directory" -n after | fi
 qq fs_read --path /qq-session/image --snapshot "$first" --file "$work/then"
 cmp "$work/image" "$work/then"
 qq fs_copy /qq-session/renamed /qq-session/restored --source-snapshot "$first" --quiet
+qq snapshot_diff --newer-snapshot "$second" --older-snapshot "$first"
+qq snapshot_file_diff --newer-snapshot "$second" --older-snapshot "$first" --path /qq-session/image
 must_fail fs_file_not_covered_by_snapshot_error fs_file_get_attr --path / --snapshot "$first"
 qq snapshot_list_statuses --exclude-in-delete
 qq snapshot_get_status -i "$first"

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -258,3 +259,24 @@ def test_paths_from_the_root_work_as_well_as_inodes(volume: Bench) -> None:
     assert status == 200
     assert made["name"] == f"{made['id']}_by-path"
     assert os.path.isdir(volume.mountpoint / "a" / "b" / ".snapshot" / made["name"])
+
+
+def test_a_client_that_goes_away_does_not_end_a_daemon_in_the_foreground(bench: Bench) -> None:
+    from .conftest import DEADLINE, eventually
+
+    bench.mkfs()
+    arguments = ("mount", bench.store, bench.mountpoint, "--key-file", bench.key, "--foreground")
+    process = subprocess.Popen(bench.command(*arguments), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=bench.environment)
+    try:
+        eventually("the mount", lambda: any(bench.runtime.glob("*.json")))
+        (bench.mountpoint / "file").write_bytes(bytes(32 << 20))
+        for _ in range(5):
+            with connect(entry(bench)["socket"], DEADLINE) as stream:
+                stream.sendall(b"GET /v1/files/%2Ffile/data HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert stream.recv(12) == b"HTTP/1.1 200"
+        assert request(entry(bench)["socket"], "GET", "/v1/version")[0] == 200
+        bench.umount()
+        assert process.wait(DEADLINE) == 0
+    finally:
+        process.kill()
+        process.communicate()
