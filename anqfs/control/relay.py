@@ -41,6 +41,12 @@ _NOBODY = 65534
 _PR_SET_NO_NEW_PRIVS, _PR_SET_DUMPABLE = 38, 4
 
 
+LINGER_SECONDS = 30.0
+"""How long a client may go on sending after its answer is complete."""
+TlsStream = trio.SSLStream[trio.SocketStream]
+_ENDS = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
+
+
 class Place(NamedTuple):
     """Where to listen."""
 
@@ -231,7 +237,7 @@ class Relay:
             await trio.aclose_forcefully(stream)
             self._limit.release_on_behalf_of(token)
 
-    async def _relay(self, client: trio.SSLStream[trio.SocketStream]) -> None:
+    async def _relay(self, client: TlsStream) -> None:
         with trio.fail_after(HANDSHAKE_SECONDS):
             await client.do_handshake()
         with trio.fail_after(FIRST_SECONDS):
@@ -244,8 +250,11 @@ class Relay:
             await daemon.send_all(first)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(idle.watch, nursery.cancel_scope)
-                nursery.start_soon(_pass_on, daemon, client, idle, nursery.cancel_scope)
-                nursery.start_soon(_pass_on, client, daemon, idle, nursery.cancel_scope)
+                nursery.start_soon(_requests, client, daemon, idle)
+                await _answers(daemon, client, idle)
+                with trio.move_on_after(LINGER_SECONDS):
+                    await idle.client_is_gone.wait()
+                nursery.cancel_scope.cancel()
 
 
 class _Idle:
@@ -253,6 +262,7 @@ class _Idle:
 
     def __init__(self) -> None:
         self.moved = trio.current_time()
+        self.client_is_gone = trio.Event()
 
     async def watch(self, scope: trio.CancelScope) -> None:
         """Cancel `scope` when nothing moved for IDLE_SECONDS."""
@@ -264,19 +274,49 @@ class _Idle:
             await trio.sleep(left)
 
 
-async def _pass_on(source: trio.abc.Stream, target: trio.abc.Stream, idle: _Idle, end: trio.CancelScope) -> None:
-    """Pass bytes on until the source ends. The end of the daemon's side ends the connection; the client's may only be half of it."""
+async def _requests(client: TlsStream, daemon: trio.SocketStream, idle: _Idle) -> None:
+    """Pass on what the client sends. When the daemon takes no more, because it has refused a body, the rest is thrown away:
+
+    a client that is still sending when its connection goes would never see the answer.
+    """
+    is_taken = True
     try:
-        while data := await source.receive_some(_PIECE):
+        while data := await client.receive_some(_PIECE):
             idle.moved = trio.current_time()
-            await target.send_all(data)
+            if is_taken:
+                is_taken = await _sent(daemon, data)
+        if is_taken:
+            await daemon.send_eof()
+    except _ENDS as error:
+        _log.debug("a client went away: %s", type(error).__name__)
+    idle.client_is_gone.set()
+
+
+async def _answers(daemon: trio.SocketStream, client: TlsStream, idle: _Idle) -> None:
+    """Pass on what the daemon answers, up to the end, which the client is told."""
+    try:
+        while data := await daemon.receive_some(_PIECE):
             idle.moved = trio.current_time()
-        if isinstance(target, trio.SocketStream):
-            await target.send_eof()
-            return
-    except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
+            await client.send_all(data)
+            idle.moved = trio.current_time()
+    except _ENDS as error:
         _log.debug("a connection ended: %s", type(error).__name__)
-    end.cancel()
+    await _ended(client.transport_stream)
+
+
+async def _sent(stream: trio.SocketStream, data: bytes | bytearray) -> bool:
+    try:
+        await stream.send_all(data)
+    except _ENDS:
+        return False
+    return True
+
+
+async def _ended(stream: trio.SocketStream) -> None:
+    try:
+        await stream.send_eof()
+    except _ENDS as error:
+        _log.debug("a client went away before the end: %s", type(error).__name__)
 
 
 def _nonblocking(one: socket.socket) -> socket.socket:

@@ -237,6 +237,16 @@ def test_long_headers_and_bodies_are_refused(served: Bench, relay: Relay) -> Non
     assert relay.request("GET", "/v1/version", token=token)[0] == 200
 
 
+def test_a_refusal_reaches_a_client_that_is_still_sending(relay: Relay) -> None:
+    token = relay.login()
+    for _ in range(5):
+        connection = http.client.HTTPSConnection(relay.host, relay.port, timeout=DEADLINE, context=trusting_all())
+        connection.request("PUT", "/v1/files/%2Fnone/data", bytes(24 << 20), {"Authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())["error_class"]) == (404, "fs_no_such_entry_error")
+        connection.close()
+
+
 # --- who may do what
 
 
