@@ -11,7 +11,7 @@ from anqfs.cli import output
 from anqfs.cli.snapshot_commands import facts_of, naming
 from anqfs.cli.watch import line
 from anqfs.control import wire
-from anqfs.errors import AnqfsError
+from anqfs.errors import AnqfsError, UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
@@ -144,8 +144,15 @@ def _print_latency(latency: dict[str, Any]) -> None:
     output.table(("OPERATION", *(name.upper() for name in columns)), rows)
 
 
-def usage(path: Annotated[str, typer.Argument(metavar="PATH", help="A path in a mounted volume.")], json: Json = False) -> None:
+def usage(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A path in a mounted volume.")],
+    by_owner: Annotated[bool, typer.Option("--by-owner", help="Show who owns the files below a directory.")] = False,
+    by_age: Annotated[bool, typer.Option("--by-age", help="Show how long ago the files below a directory were written.")] = False,
+    json: Json = False,
+) -> None:
     """Show the recursive totals below a directory at once, from its record; no tree is walked.
+
+    --by-owner and --by-age are answered from kept totals for the whole volume, by a walk for any other directory. Each file counts once.
 
     A file with several names counts in each directory that names it. `allocated` leaves holes out; `capacity` is what quotas count, with
     4,096 bytes for each name.
@@ -155,10 +162,19 @@ def usage(path: Annotated[str, typer.Argument(metavar="PATH", help="A path in a 
     \b
       anqfs usage /archive/study
       anqfs usage /archive --json
+      anqfs usage /archive --by-owner
+      anqfs usage /archive --by-age --json
     """
     from anqfs.control import client, locate
 
+    if by_owner and by_age:
+        raise UsageError("give --by-owner or --by-age")
     entry = locate.by_path(path)
+    if by_owner or by_age:
+        from anqfs.cli import capacity
+
+        capacity.show(client.Client(entry), path, "owner" if by_owner else "age", json)
+        return
     inode = facts_of(path).st_ino
     with naming(path):
         totals = {"path": os.path.abspath(path), **client.Client(entry).get("/anqfs/v1/usage", inode=inode)}

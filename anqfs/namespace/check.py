@@ -23,6 +23,7 @@ from anqfs.namespace.check_changes import ChangeRecords
 from anqfs.namespace.check_extents import Extents, Uses
 from anqfs.namespace.check_families import Families
 from anqfs.namespace.check_source import KEY_LENGTHS, Absent, Source, is_directory, snapshot_of
+from anqfs.namespace.owners import Sums, place_in
 from anqfs.namespace.schedules import check as check_schedule
 from anqfs.store.schema import (
     COUNTER_DEAD,
@@ -35,6 +36,7 @@ from anqfs.store.schema import (
     COUNTER_SNAPSHOT,
     COUNTER_VIEW,
     EPOCH_MAX,
+    OWNERS,
     ApiUser,
     CloneJob,
     Counter,
@@ -44,6 +46,7 @@ from anqfs.store.schema import (
     Inode,
     Mark,
     Orphan,
+    OwnerTotals,
     Policy,
     Quota,
     Record,
@@ -155,6 +158,7 @@ class _Checker:
             self.judge_policies,
             self.judge_holds,
             self.judge_clones,
+            lambda: self.judge_owners(families[0].owned),
             lambda: self.judge_extents(uses),
             lambda: self.judge_counters(families[0]),
             self.judge_root,
@@ -338,6 +342,19 @@ class _Checker:
                 elif isinstance(inode, Inode) and not is_directory(inode.mode):
                     self.complain(self.source.describe(ino), f"it has a {kind_of(key)} but is no directory")
 
+    def judge_owners(self, owned: Sums) -> None:
+        """Compare the totals by owner and day with the files that were found."""
+        stored: Sums = {}
+        for key, record in self.source.letter(b"G"):
+            self.seen()
+            if isinstance(record, OwnerTotals):
+                stored[place_in(key)] = (record.size, record.allocated, record.files)
+        if self.source.damaged or self.source.get(OWNERS, Counter) is Absent.MISSING:
+            return
+        for uid, day in sorted(place for place in stored.keys() | owned.keys() if stored.get(place) != owned.get(place)):
+            found, kept = owned.get((uid, day), (0, 0, 0)), stored.get((uid, day), (0, 0, 0))
+            self.complain(b"volume", f"the totals of owner {uid} for day {day} are {kept}, but the files add up to {found}")
+
     def judge_clones(self) -> None:
         """Judge the clones in the making: what is left of one is removed when the volume is mounted."""
         for key, record in self.source.letter(b"J"):
@@ -447,6 +464,7 @@ def kind_of(key: bytes) -> str:
         "Q": "quota",
         "T": "tree deletion",
         "J": "clone",
+        "G": "owner's totals",
         "A": "API user",
         "P": "snapshot policy",
         "Y": "security key",

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from anqfs.errors import AnqfsError
 from anqfs.namespace.check_source import Absent, Source, Version, birth_of, is_directory, name_inode
 from anqfs.namespace.check_streams import Stream, Tally
+from anqfs.namespace.owners import Sums
+from anqfs.namespace.owners import add as add_owned
 from anqfs.namespace.usage import CHANGED_LAG, of_inode
 from anqfs.store.schema import (
     EPOCH_MAX,
@@ -64,6 +66,8 @@ class Families:
         self.streams = {letter: Stream(source, letter.encode(), seen) for letter in "IiDdWwXxUu"}
         self.files = self.directories = 0
         self.highest_ino = self.highest_epoch = 0
+        self.owned: Sums = {}
+        """The live files by owner and day."""
         self.ino = 0
         self.live: Inode | Absent = Absent.MISSING
         self.versions: list[Version] = []
@@ -117,6 +121,8 @@ class Families:
             self.judge_directory(inode, entries, subdirectories, usage, totals)
         else:
             self.files += 1
+            if inode.nlink:
+                add_owned(self.owned, inode)
             self.judge_file(inode, entries, allocated)
         if has_xattrs is not None and has_xattrs != bool(inode.flags):
             self.fault("its flags and its extended attributes differ")

@@ -39,7 +39,7 @@ SEARCHES_MAX = 64
 
 KEY_LENGTHS = {
     **dict.fromkeys(b"IUSROQTAPYJ", 9),
-    **dict.fromkeys(b"iusWLvB", 17),
+    **dict.fromkeys(b"iusWLvBG", 17),
     **dict.fromkeys(b"DXwN", 25),
     **dict.fromkeys(b"dx", 33),
     ord("V"): 4,

@@ -18,6 +18,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 from anqfs.errors import FilesystemError, NoSpace
 from anqfs.namespace.change_index import ChangeIndex
 from anqfs.namespace.nodes import SNAPSHOT_NAME
+from anqfs.namespace.owners import Owners
 from anqfs.namespace.packing import Packer
 from anqfs.namespace.quota_accounts import QuotaAccounts
 from anqfs.namespace.references import References
@@ -111,6 +112,7 @@ class Core:
         self.get: Callable[[bytes], Any] = volume.get
         self.versions = Versions(volume)
         self.changes = ChangeIndex(self.versions)
+        self.owners = Owners(volume)
         self.references = References(volume)
         self.usage = UsageTotals(self.versions, clock)
         self.quotas = QuotaAccounts(self)
@@ -144,6 +146,7 @@ class Core:
         self._room = 0
         if self.volume.failed is None and not self.volume.read_only:
             self.usage.flush(lazily=True)
+            self.owners.flush()
             self.packer.group_closes()
 
     # --- operations
@@ -152,6 +155,7 @@ class Core:
         """The operation finished."""
         self.usage.done()
         self.changes.done()
+        self.owners.done()
         if self.after:
             for action in self.after:
                 action()
@@ -163,6 +167,7 @@ class Core:
         """The operation was undone: forget what was derived during it."""
         self.usage.undone()
         self.changes.undone()
+        self.owners.undone()
         self.after.clear()
         self.versions.undone()
 
@@ -229,6 +234,7 @@ class Core:
         """Replace the record of an inode that stays the same for everybody: how it is kept, or its lock, changed."""
         versions = self.versions
         versions.put(inode_key(ino), old, new, ino, old)
+        self.owners.changed(old, new)
         if versions.live:
             self.changes.note(ino, old.links)
             if new.links is not old.links:

@@ -162,6 +162,7 @@ class Directories:
             self._xattrs.put_new(ino, attributes)
         core.volume.put(inode_key(ino), inode)
         core.volume.put(key, Dirent(epoch, name, ino, S_IFMT(mode)))
+        core.owners.came(inode)
         if core.versions.live:
             core.changes.note(ino, inode.links)
         core.put_inode(

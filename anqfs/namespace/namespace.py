@@ -21,6 +21,7 @@ from anqfs.namespace.clone import Clones
 from anqfs.namespace.core import Caller, check_new_name, operation
 from anqfs.namespace.files import check_regular
 from anqfs.namespace.nodes import SNAPSHOTS, ino_of
+from anqfs.namespace.owners import Owners
 from anqfs.namespace.reading import Reading
 from anqfs.namespace.snapshots import ON_DEMAND
 from anqfs.store.schema import (
@@ -57,6 +58,7 @@ class Namespace(Reading):
         volume.begin()
         volume.put(inode_key(ROOT_INO), Inode(1, S_IFDIR | 0o755, os.getuid(), os.getgid(), 2, 0, 0, now, now, now, now))
         volume.put(COUNTER_EPOCH, Counter(1))
+        Owners.begin(volume)
         volume.put(COUNTER_INO, Counter(ROOT_INO + 1))
         volume.finish()
 

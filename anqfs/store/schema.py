@@ -25,6 +25,7 @@ birth..last. So the version at epoch e is the first past key >= (live key, e) if
 | `O` ino8                     | Orphan: an inode without a name, open or being reclaimed                     |
 | `Q` ino8                     | Quota: the limit of a directory                                              |
 | `T` ino8                     | TreeDelete: a directory that is being deleted with all below it              |
+| `G` uid8 day8                | OwnerTotals: live files of an owner whose data changed last on a day         |
 | `J` number8                  | CloneJob: a clone that is being made                                         |
 | `A` user8                    | ApiUser: a user of the API with the tokens                                   |
 | `P` policy8                  | Policy: when snapshots of a directory are taken by themselves                |
@@ -61,6 +62,8 @@ COUNTER_SECURITY_KEY = b"Ckey"
 COUNTER_HOLD = b"Chold"
 COUNTER_CHANGES = b"Cchanges"
 """The first epoch all of whose changes are in the change index: of snapshots before it, not all that followed is recorded."""
+OWNERS = b"Cowners"
+"""Present in volumes that keep OwnerTotals."""
 ROOT_DIGEST = b"Croot"
 """NAMES: the `C` records that hold a Counter, and the volume root digest (RootDigest)."""
 
@@ -308,6 +311,14 @@ class Hold(Record, frozen=True, array_like=True, gc=False):
     """ns since 1970."""
 
 
+class OwnerTotals(Record, frozen=True, array_like=True, gc=False):
+    """Live files, each counted once, directories not: bytes that they show, bytes that they hold, and how many there are."""
+
+    size: int = 0
+    allocated: int = 0
+    files: int = 0
+
+
 class CloneJob(Record, frozen=True, array_like=True, gc=False):
     """A clone being made under the temporary `name` in the directory `parent`. It goes away with what was made when nobody goes on."""
 
@@ -408,6 +419,7 @@ TYPES: dict[int, type[Record]] = {
     ord("Q"): Quota,
     ord("T"): TreeDelete,
     ord("J"): CloneJob,
+    ord("G"): OwnerTotals,
     ord("A"): ApiUser,
     ord("P"): Policy,
     ord("Y"): SecurityKey,
@@ -474,6 +486,11 @@ def changed_prefix(ino: int, epoch: int) -> bytes:
 def references_key(extent: int) -> bytes:
     """Return the key of an extent's reference count."""
     return _ONE.pack(b"R", extent)
+
+
+def owner_key(uid: int, day: int) -> bytes:
+    """Return the key of an owner's files of one day (mtime // 86,400 s, since 1970, from -2**32 up)."""
+    return _TWO.pack(b"G", uid, day + (1 << 32))
 
 
 def clone_key(number: int) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +134,23 @@ def test_a_clone_is_writable_and_whole(mounted: Bench) -> None:
     mounted.fails(2, "clone", top, copy)
     mounted.fails(8, "clone", top / "missing", mounted.mountpoint / "new")
     assert len(mounted.json("snapshot", "list")) == 2 and sorted(os.listdir(mounted.mountpoint)) == ["copy", "old", "study"]
+
+
+def test_usage_by_owner_and_by_age(mounted: Bench) -> None:
+    top = mounted.mountpoint / "top"
+    top.mkdir()
+    for name, uid, age in (("a", 0, 0), ("b", 1234, 40), ("c", 1234, 4000)):
+        (mounted.mountpoint / name).write_bytes(b"x" * 1000)
+        os.chown(mounted.mountpoint / name, uid, uid)
+        when = time.time() - 86400 * age
+        os.utime(mounted.mountpoint / name, (when, when))
+    os.rename(mounted.mountpoint / "b", top / "b")
+    os.link(top / "b", top / "again")
+    owners = mounted.json("usage", mounted.mountpoint, "--by-owner")
+    assert [(one["uid"], one["bytes"], one["files"]) for one in owners] == [(1234, 2000, 2), (0, 1000, 1)]
+    assert mounted.json("usage", top, "--by-owner") == [{"uid": 1234, "bytes": 1000, "allocated": 1000, "files": 1}]
+    ages = {one["min_days"]: one["files"] for one in mounted.json("usage", mounted.mountpoint, "--by-age")}
+    assert ages == {0: 1, 1: 0, 7: 0, 30: 1, 90: 0, 365: 0, 730: 0, 1825: 1}
+    assert "1234" in mounted.ok("usage", top, "--by-owner") and "over 1825 days ago" in mounted.ok("usage", top, "--by-age")
+    mounted.fails(2, "usage", top, "--by-owner", "--by-age")
+    mounted.fails(2, "usage", top / "b", "--by-owner")
