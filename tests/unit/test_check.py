@@ -20,7 +20,9 @@ from anqfs.store.schema import (
     Counter,
     Dead,
     Orphan,
+    Quota,
     References,
+    TreeDelete,
     Usage,
     Window,
     dead_key,
@@ -29,8 +31,10 @@ from anqfs.store.schema import (
     mark_key,
     orphan_key,
     past_key,
+    quota_key,
     references_key,
     snapshot_key,
+    tree_delete_key,
     usage_key,
     view_key,
     window_key,
@@ -294,6 +298,26 @@ def test_an_orphan_that_has_a_name_or_does_not_exist(damage: Damage) -> None:
     ino = damage.facts.ino[b"/d/small"]
     damage.edit(lambda volume: (volume.put(orphan_key(ino), Orphan()), volume.put(orphan_key(12_345_678), Orphan())))
     expect(damage, (b"inode %d" % ino, "has a name"), (b"inode 12345678", "does not exist"))
+
+
+def test_quotas_and_deletions_of_what_is_no_directory(damage: Damage) -> None:
+    ino = damage.facts.ino[b"/d/small"]
+    damage.edit(lambda volume: (volume.put(quota_key(ino), Quota(5)), volume.put(quota_key(12_345_678), Quota(5))))
+    damage.edit(
+        lambda volume: (volume.put(tree_delete_key(ino), TreeDelete(5, b"/d")), volume.put(tree_delete_key(99_999), TreeDelete(5, b"/")))
+    )
+    expect(
+        damage,
+        (b"/d/small", "has a quota but is no directory"),
+        (b"/d/small", "has a tree deletion but is no directory"),
+        (b"inode 12345678", "has a quota but does not exist"),
+        (b"inode 99999", "has a tree deletion but does not exist"),
+    )
+
+
+def test_a_file_lock_on_what_is_no_file(damage: Damage) -> None:
+    damage.replace(damage.key_of(b"/d/sub"), lambda old: replace(old, legal_hold=True))  # type: ignore[type-var]
+    expect(damage, (b"/d/sub", "has a file lock but is no regular file"))
 
 
 # --------------------------------------------------------------------- maps
