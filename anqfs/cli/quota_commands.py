@@ -10,7 +10,7 @@ import typer
 from anqfs.cli import output
 from anqfs.cli.snapshot_commands import directory_inode, naming
 from anqfs.control import wire
-from anqfs.errors import QuotaMissing
+from anqfs.errors import NotMounted, QuotaMissing
 
 if TYPE_CHECKING:
     from anqfs.control.client import Client
@@ -77,29 +77,42 @@ def set_(
 
 @app.command("list")
 def listing(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="Any path in the mounted volume.")],
+    path: Annotated[str | None, typer.Argument(metavar="PATH", help="Any path in a mounted volume; all volumes without it.")] = None,
     json: Json = False,
 ) -> None:
-    """List all quotas of the volume that PATH is in, and how much of each is taken.
+    """List all quotas of the volume that PATH is in, and how much of each is taken; without PATH those of all mounted volumes.
 
     Examples:
 
     \b
-      anqfs quota list /archive
+      anqfs quota list
+      anqfs quota list /archive --json
     """
-    from anqfs.control import client, locate
+    from anqfs.control import client, locate, registry
 
-    daemon = client.Client(locate.by_path(path))
     found: list[dict[str, Any]] = []
-    target = f"{_QUOTAS}/status/"
-    while target:
-        page = daemon.get(target)
-        found += [_document(one) for one in page["quotas"]]
-        target = page["paging"]["next"]
+    if path is not None:
+        found = _all(client.Client(locate.by_path(path)))
+    for entry in registry.entries() if path is None else ():
+        try:
+            found += _all(client.Client(entry))
+        except NotMounted:
+            if registry.is_running(entry):
+                raise
     if json:
         output.json_document(found)
     else:
         _print(found)
+
+
+def _all(daemon: Client) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    target = f"{_QUOTAS}/status/"
+    while target:
+        page = daemon.get(target)
+        found += [{**_document(one), "mountpoint": daemon.entry.mountpoint} for one in page["quotas"]]
+        target = page["paging"]["next"]
+    return found
 
 
 @app.command()

@@ -90,6 +90,10 @@ def test_a_quota_is_set_shown_changed_and_removed(mounted: Bench, top: Path) -> 
         (f"{path}/", 1_000_000),
     ]
     assert {one["path"] for one in mounted.json("quota", "list", mounted.mountpoint)} == {f"{path}/", f"{path}/inner/"}
+    assert {(one["path"], one["mountpoint"]) for one in mounted.json("quota", "list")} == {
+        (f"{path}/", str(mounted.mountpoint)),
+        (f"{path}/inner/", str(mounted.mountpoint)),
+    }
     assert refusal((inner / "g").write_bytes, b"x" * 70_000) == "EDQUOT"
     mounted.remount()
     assert refusal((inner / "g").write_bytes, b"x" * 70_000) == "EDQUOT"
