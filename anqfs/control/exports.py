@@ -164,6 +164,13 @@ def configuration(layout: Layout, kind: Kind) -> str:
     return made[layout.ganesha_conf if kind == "nfs" else layout.smb_conf]
 
 
+def changed(mountpoint: str) -> None:
+    """Tell the servers of a mount point, if there are any, that something which they go by has changed."""
+    layout = layouts.find(os.fsencode(mountpoint))
+    if layout is not None:
+        state.tell(layout.lock, signal.SIGHUP)
+
+
 def start(layout: Layout) -> dict[str, Any]:
     """Start the servers and return their status when all of them answer. Raises ExportFailed, NotMounted, UsageError."""
     _must_be_root()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 import anqfs
-from anqfs.control import keys, offline, wire
+from anqfs.control import exports, keys, offline, wire
 from anqfs.control.accounts import Accounts
 from anqfs.control.coherence import Coherence
 from anqfs.control.jobs import Jobs
@@ -414,6 +414,7 @@ class Service:
         self.must_be_writable()
         self.namespace.settings.change(snapshot_directory_mode=request.snapshot_directory_mode)
         await self.durable()
+        await trio.to_thread.run_sync(exports.changed, self.entry.mountpoint)
         return self.settings()
 
     # --- keys

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anqfs.control import registry, wire
+from anqfs.control import client, registry, wire
 from anqfs.errors import AnqfsError
 from anqfs.export.layout import Layout
 from anqfs.export.supervisor import Mounted, Supervisor
@@ -37,6 +37,20 @@ def find_mount(description: Description) -> Mounted | None:
         if entry.mountpoint == description.mountpoint and entry.device == mount.device and entry.uuid == description.volume:
             return Mounted(entry.pid, entry.started, entry.device)
     return None
+
+
+def snapshot_mode(description: Description) -> str | None:
+    """Return how a mounted volume wants SMB shares to show `.snapshot`; None when its daemon does not say."""
+    mount = find_mount(description)
+    entry = next((each for each in registry.entries() if mount is not None and each.pid == mount.pid), None)
+    if entry is None:
+        return None
+    try:
+        mode: str = client.Client(entry).get("/anqfs/v1/settings")["snapshot_directory_mode"]
+    except AnqfsError as error:
+        _log.warning("how .snapshot is to show stays as it was: %s", error)
+        return None
+    return mode
 
 
 def log_to(path: Path | None) -> None:
@@ -63,7 +77,7 @@ def run(layout: Layout, report: Callable[[dict[str, Any]], None], *, foreground:
     try:
         layout.make()
         log_to(None if foreground else layout.supervisor_log)
-        Supervisor(layout, find_mount).run(ready)
+        Supervisor(layout, find_mount, snapshot_mode).run(ready)
     except AnqfsError as error:
         return _fail(error, told, report)
     except Exception as error:

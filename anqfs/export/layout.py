@@ -53,6 +53,11 @@ class Layout:
         return self.generated / "smb.conf"
 
     @property
+    def smb_snapshots_conf(self) -> Path:
+        """What smb.conf includes in each share: how `.snapshot` shows."""
+        return self.generated / "snapshots.conf"
+
+    @property
     def state(self) -> Path:
         """What the servers keep."""
         return self.root / "state"

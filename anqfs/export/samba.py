@@ -34,9 +34,19 @@ _ENCRYPT = {"required": "required", "desired": "desired", "off": "off"}
 
 def configuration(description: Description, layout: Layout) -> str:
     """Return the text of smb.conf."""
-    shares = [line for share in description.smb.share for line in ("", f"[{share.name}]", *_share(description, share))]
+    shares = [line for share in description.smb.share for line in ("", f"[{share.name}]", *_share(description, share, layout))]
     head = ["# Made by `anqfs export` from export.toml: change that file, not this one.", "[global]"]
     return "\n".join([*head, *_global(description, layout), *shares, ""])
+
+
+def snapshots(mode: str) -> str:
+    """Return what each share includes for a snapshot directory mode of the volume: visible, hidden, disabled.
+
+    The filesystem itself shows `.snapshot` to smbd in the root of a share, or not. Previous versions do not go through what is vetoed.
+    """
+    if mode != "disabled":
+        return f"# .snapshot is {mode}: nothing is vetoed.\n"
+    return "# .snapshot is disabled: clients do not find it, only previous versions.\nveto files = /.snapshot/\n"
 
 
 def _global(description: Description, layout: Layout) -> list[str]:
@@ -129,7 +139,7 @@ _LOCKS = [
 ]
 
 
-def _share(description: Description, share: SmbShare) -> list[str]:
+def _share(description: Description, share: SmbShare, layout: Layout) -> list[str]:
     audit = description.smb.audit
     return [
         f"  path = {description.directory(share)}",
@@ -143,6 +153,8 @@ def _share(description: Description, share: SmbShare) -> list[str]:
         "  shadow:format = @GMT-%Y.%m.%d-%H.%M.%S",
         "  shadow:localtime = no",
         "  shadow:sort = desc",
+        "  # How .snapshot shows: see `anqfs settings`.",
+        f"  include = {layout.smb_snapshots_conf}",
         "  # What Macs keep beside a file is a stream of it.",
         "  fruit:metadata = stream",
         "  fruit:resource = stream",

@@ -191,6 +191,13 @@ def texts(layout: Layout, description: Description) -> dict[Path, str]:
     return made
 
 
+def show_snapshots(layout: Layout, mode: str) -> None:
+    """Write how SMB shares show `.snapshot`. Raises OSError."""
+    text = samba.snapshots(mode)
+    if not layout.smb_snapshots_conf.exists() or layout.smb_snapshots_conf.read_text(encoding="utf-8") != text:
+        _replace(layout.smb_snapshots_conf, text)
+
+
 def generate(layout: Layout, description: Description) -> None:
     """Write the servers' configuration. Raises OSError."""
     layout.make()

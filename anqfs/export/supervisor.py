@@ -43,11 +43,21 @@ class Mounted(NamedTuple):
 
 
 class Supervisor:
-    """The servers of the export in `layout`. `find_mount` returns the mount of the volume that is meant, None when there is none."""
+    """The servers of the export in `layout`.
 
-    def __init__(self, layout: Layout, find_mount: Callable[[Description], Mounted | None]) -> None:
+    `find_mount` returns the mount of the volume that is meant, None when there is none; `snapshot_mode` how its shares show `.snapshot`,
+    None when it does not say.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        find_mount: Callable[[Description], Mounted | None],
+        snapshot_mode: Callable[[Description], str | None] = lambda _description: "visible",
+    ) -> None:
         self._layout = layout
         self._find_mount = find_mount
+        self._snapshot_mode = snapshot_mode
         self._description = settings.read(layout)
         self._lives: dict[Kind, Life] = {}
         self._mount: Mounted | None = None
@@ -102,8 +112,14 @@ class Supervisor:
         mount = self._find_mount(self._description)
         if mount is None:
             raise NotMounted(f"{self._description.mountpoint}: the volume {self._description.volume} is not mounted there")
-        settings.generate(self._layout, self._description)
+        self._generate()
         self._follow(mount)
+
+    def _generate(self) -> None:
+        settings.generate(self._layout, self._description)
+        mode = self._snapshot_mode(self._description)
+        if mode is not None:
+            settings.show_snapshots(self._layout, mode)
 
     def _loop(self, wakeup: int, table: int, ready: Callable[[], None]) -> None:
         told = False
@@ -190,7 +206,7 @@ class Supervisor:
         before = self._description
         try:
             self._description = settings.read(self._layout)
-            settings.generate(self._layout, self._description)
+            self._generate()
             self._fault = None
         except (AnqfsError, OSError) as error:
             self._fault = f"export.toml is not in effect: {error}"

@@ -5,14 +5,18 @@ from __future__ import annotations
 import datetime
 import os
 import shutil
+import stat
 import subprocess
 from pathlib import Path
 
 import pytest
 from smbprotocol.exceptions import SMBException, SMBOSError, SMBResponseException
 
+from tests.cli.conftest import eventually
 from tests.export.exported import PASSWORD, USER, Exported, snapshot
 from tests.export.smb_client import HOST, TOKEN
+
+HIDDEN, SYSTEM, DIRECTORY = 0x02, 0x04, 0x10
 
 
 def smbclient(vol: Exported, commands: str, cwd: Path) -> str:
@@ -133,3 +137,36 @@ def test_snapshots_are_directories_too(vol: Exported) -> None:
         assert ".snapshot" not in client.names("browse")
         with pytest.raises(SMBOSError):
             client.write(f"browse/.snapshot/{shot.name}/new", b"x")
+
+
+def test_the_snapshot_directory_mode_says_who_sees_dot_snapshot(vol: Exported) -> None:
+    """Visible in the root of the share, hidden and system; hidden by name only; disabled not at all. Previous versions work in each."""
+    top = vol.directory("modes")
+    (top / "f").write_bytes(b"then")
+    shot = snapshot(top, "s")
+    token = token_of(shot)
+    (top / "f").write_bytes(b"now")
+    found = {}
+    for mode in ("hidden", "disabled", "visible"):
+        vol.ok("settings", "set", vol.point, "--snapshot-directory-mode", mode)
+        eventually(f"smbd to go by {mode}", lambda mode=mode: by_name(vol, "modes/.snapshot") == (mode != "disabled"))  # type: ignore[misc]
+        with vol.smb() as client:
+            found[mode] = (".snapshot" in client.names(), ".snapshot" in client.names("modes"), by_name(vol, ".SNAPSHOT"))
+            assert client.read_at("modes/f", token) == b"then"
+            assert token in client.versions("modes/f")
+        assert ".snapshot" not in os.listdir(vol.point)
+        with vol.nfs_client() as client:
+            assert client.exists(f"modes/.snapshot/{shot.name}/f")
+            assert client.listdir("modes") == ["f"]
+    assert found == {"visible": (True, False, True), "hidden": (False, False, True), "disabled": (False, False, False)}
+    with vol.smb() as client:
+        assert client.do("stat", ".snapshot").st_file_attributes == HIDDEN | SYSTEM | DIRECTORY
+
+
+def by_name(vol: Exported, path: str) -> bool:
+    """Tell whether a client that connects now finds a directory."""
+    with vol.smb() as client:
+        try:
+            return bool(stat.S_ISDIR(client.do("stat", path).st_mode))
+        except SMBOSError:
+            return False
