@@ -1,4 +1,4 @@
-"""Samba's own tests end on anqfs as they end on ext4: those that take seconds. `python -m tests.export.torture --all` runs the others too."""
+"""Samba's own tests end on anqfs as on ext4: those that take seconds; `python -m tests.export.torture --all` runs the others, too."""
 
 from __future__ import annotations
 
