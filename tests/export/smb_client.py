@@ -12,7 +12,7 @@ from typing import Any
 import smbclient
 from smbprotocol.connection import Commands, Connection
 from smbprotocol.create_contexts import CreateContextName, SMB2CreateContextRequest, SMB2CreateTimewarpToken
-from smbprotocol.exceptions import SMBResponseException
+from smbprotocol.exceptions import EndOfFile, SMBResponseException
 from smbprotocol.file_info import FileInformationClass
 from smbprotocol.ioctl import IOCTLFlags, SMB2IOCTLRequest, SMB2IOCTLResponse
 from smbprotocol.open import (
@@ -36,6 +36,7 @@ TOKEN = "@GMT-%Y.%m.%d-%H.%M.%S"
 NOT_GRANTED = 0xC0000055
 SHARED_LOCK, EXCLUSIVE_LOCK, UNLOCK, FAIL_IMMEDIATELY = 1, 2, 4, 16
 _OWNER, _DACL = 1, 4
+_PIECE = 1 << 20
 _ALL = ShareAccess.FILE_SHARE_READ | ShareAccess.FILE_SHARE_WRITE | ShareAccess.FILE_SHARE_DELETE
 
 
@@ -74,8 +75,11 @@ class SmbFile:
         self._open.close()
 
     def read(self, offset: int, size: int) -> bytes:
-        """Read; short at the end of the file."""
-        return bytes(self._open.read(offset, size))
+        """Read; short, or nothing, at the end of the file."""
+        try:
+            return bytes(self._open.read(offset, size))
+        except EndOfFile:
+            return b""
 
     def write(self, offset: int, data: bytes) -> None:
         """Write all of `data`."""
@@ -195,7 +199,10 @@ class SmbClient:
     def read_at(self, path: str, token: str) -> bytes:
         """Return a file's content as it was then."""
         with self.open(path, at=token) as file:
-            return file.read(0, 1 << 16)
+            content = b""
+            while piece := file.read(len(content), _PIECE):
+                content += piece
+            return content
 
     def security(self, path: str) -> bytes:
         """Return a file's security descriptor, owner and DACL (MS-DTYP 2.4.6)."""
