@@ -51,14 +51,27 @@ class Results:
             return None
         return own / best[1] if ROWS[row].more_is_better else best[1] / own
 
+    def against(self, row: str, peer: str) -> float | None:
+        """Return how many times better anqfs is than one peer."""
+        other, own = self.median(row, peer), self.median(row, "anqfs")
+        if not other or not own:
+            return None
+        return own / other if ROWS[row].more_is_better else other / own
+
+    def reaches(self, name: str) -> bool:
+        """Tell whether anqfs reaches every goal of a row that could be measured."""
+        row, ratio, own = ROWS[name], self.ratio(name), self.median(name, "anqfs")
+        wanted = [] if row.goal is None or ratio is None else [ratio >= row.goal]
+        for peer, goal in row.also:
+            found = self.against(name, peer)
+            wanted += [] if found is None else [found >= goal]
+        if row.least is not None and own is not None:
+            wanted.append(own >= row.least if row.more_is_better else own <= row.least)
+        return all(wanted)
+
     def missed(self) -> list[str]:
-        """Return the rows whose goal anqfs does not reach."""
-        found = []
-        for name, row in ROWS.items():
-            ratio = self.ratio(name)
-            if row.goal is not None and ratio is not None and ratio < row.goal:
-                found.append(name)
-        return found
+        """Return the rows of which anqfs does not reach a goal."""
+        return [name for name in ROWS if name in self.values and not self.reaches(name)]
 
 
 def shown(value: float | None) -> str:
@@ -77,13 +90,17 @@ def _cells(results: Results, name: str, row: Row, peers: list[str]) -> list[str]
     ratio, best = results.ratio(name), results.best_encrypted(name)
     cells.append(f"{ratio:.2f}x {best[0]}" if ratio is not None and best else "-")
     cells.append("-" if row.goal is None else f"{row.goal:g}x")
+    further = [f"{found:.2f}x {peer} ({goal:g}x)" for peer, goal in row.also if (found := results.against(name, peer)) is not None]
+    if row.least is not None:
+        further.append(f"({'at least' if row.more_is_better else 'at most'} {row.least:g} {row.unit})")
+    cells.append(", ".join(further))
     return cells
 
 
 def print_table(results: Results, peers: list[str], console: Console) -> None:
     """Print medians, spread and ratios, then costs, then what is missing."""
     table = Table(title="anqfs beside its peers (medians; ± half the spread)")
-    for heading in ["row", "unit", *peers, "anqfs : best encrypted", "goal"]:
+    for heading in ["row", "unit", *peers, "anqfs : best encrypted", "goal", "further (goal)"]:
         table.add_column(heading, justify="left" if heading in ("row", "unit") else "right")
     missed = set(results.missed())
     for name, row in ROWS.items():

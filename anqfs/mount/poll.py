@@ -12,8 +12,8 @@ What holds, and must go on holding:
 - Whenever a task leaves its sleep on the descriptor another idle task takes its place, since the first one's handler may await.
 - Every `YIELD_EVERY` requests, and at once when `hurry` was called, trio's scheduler runs, so that timers and answers from other
   threads are not starved by a busy client.
-- Spinning is earned: credit grows when requests follow each other closely and shrinks when a spin was in vain. An idle or slow mount
-  sleeps at once and uses no CPU.
+- Spinning is earned: credit grows when requests follow each other closely and shrinks when a spin was in vain. While requests flow, a
+  spin is tried now and then. An idle or slow mount sleeps at once and uses no CPU.
 
 Called by `session`, on the trio thread. `hurry` may be called on any thread.
 """
@@ -32,6 +32,10 @@ import trio
 SPIN_NS = 40_000
 """How long one wait polls before it sleeps."""
 CREDIT_MAX = 16
+FLOWING_NS = 2_000_000
+"""A sleep shorter than this says that requests are flowing, however late the wake came."""
+TRY_EVERY = 8
+"""Such sleeps after which a spin is tried again: on a busy machine waking alone takes so long that no request seems to follow closely."""
 YIELD_EVERY = 32
 """Requests served in a row before trio's scheduler runs once."""
 _HURRY_PASSES = 3
@@ -79,6 +83,7 @@ class AdaptivePoll:
         self._closed = False
         self._turn = 0
         self._credit = CREDIT_MAX
+        self._naps = 0
         self.slept = 0
         self.spins_won = 0
         self.spins_lost = 0
@@ -141,8 +146,14 @@ class AdaptivePoll:
         finally:
             self._asleep = False
             self._lot.unpark()
-        if perf_counter_ns() - begin < 3 * self._spin_ns:
+        slept = perf_counter_ns() - begin
+        if slept < 3 * self._spin_ns:
             self._credit = min(CREDIT_MAX, self._credit + 2)
+        elif slept < FLOWING_NS:
+            self._naps += 1
+            if self._naps >= TRY_EVERY:
+                self._naps = 0
+                self._credit = max(self._credit, 1)
 
 
 class _Overlay:
