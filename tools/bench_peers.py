@@ -157,6 +157,10 @@ class Ext4(Peer):
     def make(self) -> None:
         pass
 
+    def take_down(self) -> None:
+        shutil.rmtree(self.mountpoint)
+        self.store.rmdir()
+
     def mount(self) -> None:
         pass
 

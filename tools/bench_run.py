@@ -107,10 +107,9 @@ def run_all(disk: Path, chosen: list[str], peers: list[str], sizes: Sizes, round
     for scenario in chosen:
         began = time.monotonic()
         for turn in range(min(rounds, LONG.get(scenario, rounds))):
-            for name in order(peers, scenario, turn):
-                if name in results.unavailable or scenario in WITHOUT.get(name, set()):
-                    continue
-                if scenario == "snapshot" and name != "anqfs":
+            able = [name for name in peers if name not in results.unavailable and scenario not in WITHOUT.get(name, set())]
+            for name in order(able, scenario, turn):
+                if name in results.unavailable or (scenario == "snapshot" and name != "anqfs"):
                     continue
                 console.print(f"[dim]{scenario}: round {turn + 1} of {rounds}: {name}[/dim]")
                 cold_caches()

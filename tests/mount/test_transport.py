@@ -324,3 +324,27 @@ def test_credit_is_spent_on_vain_spins() -> None:
         os.close(writing)
     assert waiter.spins_lost == poll.CREDIT_MAX
     assert waiter.slept == poll.CREDIT_MAX + 20
+
+
+def test_a_spin_is_tried_again_while_requests_flow() -> None:
+    """On a busy machine each wake comes late, so that no request seems to follow closely: that is found out anew now and then."""
+    reading, writing = os.pipe()
+
+    async def late(_descriptor: int) -> None:
+        await trio.sleep(0.0002)
+        os.write(writing, b"x")
+
+    waiter = poll.AdaptivePoll(reading, spin_ns=10_000, sleep=late)
+
+    async def main() -> None:
+        with trio.fail_after(60):
+            while waiter.spins_lost < poll.CREDIT_MAX + 3:
+                await waiter.wait_readable(reading)
+                os.read(reading, 1)
+
+    try:
+        trio.run(main)
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert waiter.slept >= poll.CREDIT_MAX + 2 * poll.TRY_EVERY
