@@ -34,7 +34,7 @@ _log = logging.getLogger("anqfs.control.server")
 
 _BACKLOG = 64
 _JSON = "application/json"
-_LONG = 500
+_LONG = 100
 """A longer list is turned into JSON on a thread."""
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -97,12 +97,17 @@ async def _call(service: Service, request: Request, routes: Table, gate: Gate) -
 
 
 async def _encoded(value: Any) -> bytes:
+    """Return the JSON of an answer; what is long is encoded on a thread."""
     if value is None:
         return b""
-    plain = msgspec.to_builtins(value, str_keys=True)
-    longest = max((len(one) for one in plain.values() if isinstance(one, list)), default=0) if isinstance(plain, dict) else len(plain)
-    dumped = await trio.to_thread.run_sync(wire.dumps, plain) if longest > _LONG else wire.dumps(plain)
-    return dumped.encode("ascii")
+    parts = value.values() if isinstance(value, dict) else (value,)
+    if any(isinstance(one, list) and len(one) > _LONG for one in parts):
+        return await trio.to_thread.run_sync(_json, value)
+    return _json(value)
+
+
+def _json(value: Any) -> bytes:
+    return wire.dumps(msgspec.to_builtins(value, str_keys=True)).encode("ascii")
 
 
 async def _response(route: Route, value: Any) -> Response:

@@ -18,7 +18,7 @@ from .conftest import Bench
 from .serving import Relay, add_user, serving
 
 CHECKS = [not_a_server_error, response_schema_conformance, content_type_conformance]
-EXAMPLES = 12
+EXAMPLES = 8
 """Requests for each operation."""
 REFS = st.sampled_from([None, "1", "2", "3", "/", "/directory", "/directory/0", "/directory/1", "/directory/.snapshot"])
 NUMBERS = st.sampled_from([None, "1", "2", "3", "500", "1000"])

@@ -21,7 +21,7 @@ from anqfs.control.rest.routing import Answer, Call, Route, limit_of, number_of
 from anqfs.errors import FilesystemError, UsageError
 from anqfs.namespace.core import ROOT_CALLER
 from anqfs.namespace.namespace import Namespace
-from anqfs.store.schema import ROOT_INO
+from anqfs.store.schema import ROOT_INO, Inode
 
 _FILE_MODE, _DIRECTORY_MODE = 0o644, 0o755
 _RENAME_NOREPLACE = 1
@@ -29,6 +29,8 @@ _SCANNED_MAX = 20_000
 """Entries that one page of a listing with a pattern looks at, at most."""
 _AT_ONCE = 256
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+Named = tuple[bytes, int, Inode | None, int]
+"""An entry, as `Namespace.readdir` yields it."""
 Path = Annotated[str, msgspec.Meta(max_length=32760)]
 
 
@@ -77,26 +79,38 @@ def _cookie(text: str | None) -> int:
     return 0 if not text else number_of(text, "after")
 
 
+def _batch(namespace: Namespace, node: int, cookie: int, limit: int) -> tuple[list[Named], bool]:
+    """Return the next entries of a directory, and whether they are the last."""
+    found: list[Named] = []
+    for one in namespace.readdir(node, cookie):
+        if len(found) >= limit:
+            return found, False
+        found.append(one)
+    return found, True
+
+
 async def _list(call: Call) -> Any:
     """List a directory, one page at a time, in an order that stays while entries come and go."""
     query: ListQuery = call.query
     namespace, node = call.service.namespace, call.node(query.snapshot)
     top, directory = path_of(namespace, node), namespace.attributes(node)
     pattern = None if query.smb_pattern is None else re.compile(fnmatch.translate(query.smb_pattern), re.IGNORECASE)
-    limit, cookie, last = limit_of(query.limit), _cookie(query.after), None
+    limit, cookie, scanned, is_over = limit_of(query.limit), _cookie(query.after), 0, False
     files: list[Attributes] = []
     acls: list[dict[str, Any]] = []
-    for scanned, (name, child, inode, following) in enumerate(namespace.readdir(node, cookie)):
-        if len(files) >= limit or scanned >= _SCANNED_MAX:
-            last = str(cookie)
-            break
-        cookie = following
-        if inode is None or (pattern is not None and not pattern.match(wire.text(name))):
-            continue
-        path = top + name + (b"/" if stat.S_ISDIR(inode.mode) else b"")
-        files.append(document(child, inode, path, in_snapshot=query.snapshot is not None))
-        if query.include_acls:
-            acls.append(acl_of(inode))
+    while not is_over and len(files) < limit and scanned < _SCANNED_MAX:
+        batch, is_over = _batch(namespace, node, cookie, min(_AT_ONCE, limit - len(files)))
+        scanned += len(batch)
+        for name, child, inode, following in batch:
+            cookie = following
+            if inode is None or (pattern is not None and not pattern.match(wire.text(name))):
+                continue
+            path = top + name + (b"/" if stat.S_ISDIR(inode.mode) else b"")
+            files.append(document(child, inode, path, in_snapshot=query.snapshot is not None))
+            if query.include_acls:
+                acls.append(acl_of(inode))
+        await trio.sleep(0)
+    last = None if is_over else str(cookie)
     page = call.page(files, after=last, name="files")
     pooled = {"acl_pool": acls, "acl_indices": list(range(len(acls)))} if query.include_acls else None
     number = refs.shown_id(node, in_snapshot=query.snapshot is not None)
