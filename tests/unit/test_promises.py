@@ -10,7 +10,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
 DOCUMENT = TESTS.parent / "docs" / "semantics.md"
-_NAME = re.compile(r"`(?:(like_ext4)\[(\w+)\]|([a-z_]+/test_\w+\.py)(?:::(test_\w+))?)`")
+_NAME = re.compile(r"`(?:(like_ext4)\[(\w+)\]|((?:[a-z_]+/)+test_\w+\.py)(?:::(test_\w+))?)`")
 
 
 def promises() -> list[str]:

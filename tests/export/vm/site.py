@@ -1,6 +1,6 @@
 """A site: a volume that `anqfs export` serves in one network namespace, and a virtual machine in another that is its client.
 
-    server 10.20.0.5 ---- 10.20.0.9 client (the virtual machine's packets come from here)
+    server 10.0.0.5  ---- 10.0.0.9  client (the virtual machine's packets come from here)
            10.30.0.5 ---- 10.30.0.9 outside
 
 The servers are configured, started and stopped with the commands that an administrator uses; only export.toml is edited where it has
@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,8 @@ from .kerberos import CLIENT, REALM, SERVER, Realm
 from .machine import GUEST, GuestError, Machine
 from .network import Network, answers, join
 
-ADDRESS, CLIENT_ADDRESS, SUBNET = "10.20.0.5", "10.20.0.9", "10.20.0.0/24"
+ADDRESS, CLIENT_ADDRESS, SUBNET = "10.0.0.5", "10.0.0.9", "10.0.0.0/24"
+"""As in docs/operations.md."""
 OTHER_ADDRESS, OUTSIDE_ADDRESS = "10.30.0.5", "10.30.0.9"
 WIRE, OTHER_WIRE = "wire", "other"
 NFS_PORT, MOUNT_PORT, SMB_PORT = 2049, 20048, 445
@@ -33,6 +35,7 @@ USER, UID, PASSWORD = "backup", 34, "a word for smb"
 STRANGER, STRANGER_UID = "stranger", 35
 PRINCIPAL = f"archivist@{REALM}"
 GRACE_SECONDS, LEASE_SECONDS = 6, 4
+ENDING_SECONDS = 10.0
 RPCBIND = """
 tac /proc/self/mounts | while read -r _ point _; do
     case $point in
@@ -102,10 +105,7 @@ class Site:
         if hasattr(self, "realm"):
             self.realm.stop()
         for network in self._networks:
-            for pid in network.members():
-                left.append(f"process {pid}")
-                os.kill(pid, signal.SIGKILL)
-                eventually("a left-over process to die", lambda pid=pid: not is_alive(pid))  # type: ignore[misc]
+            left += _end_members(network)
         if hasattr(self, "bench"):
             left += self.bench.reap()
         for network in self._networks:
@@ -157,6 +157,18 @@ class Site:
                 self.machine.call("unmount", target, lazily=True, seconds=10)
             raise
         self.machine.call("unmount", target)
+
+    def mount_on_loopback(self, top: Path) -> NetworkBench:
+        """Mount another volume on the server and export it over NFS as `archive` to the server itself only; the caller stops it."""
+        top.mkdir(mode=0o755)
+        bench = NetworkBench(top, self.server)
+        bench.mkfs()
+        bench.mount("--fsid-device")
+        bench.ok("export", "init", bench.mountpoint, "--dir", top / "conf", "--bind", "127.0.0.1")
+        local = ("--read-write", "--no-root-squash", "--clients", "127.0.0.1")
+        bench.ok("export", "add", "nfs", bench.mountpoint, "--name", "archive", *local)
+        bench.ok("export", "start", bench.mountpoint)
+        return bench
 
     def _mount(self) -> None:
         self.bench.mkfs()
@@ -243,3 +255,17 @@ users = {{ "{PRINCIPAL}" = "{USER}", "nfs/{CLIENT}@{REALM}" = "root" }}
             else:
                 wrong += [f"{command}: {done.stderr}"] if done.returncode else []
         return wrong
+
+
+def _end_members(network: Network) -> list[str]:
+    """Kill what runs in a namespace and does not end by itself soon (what was killed may still be on its way); return what it was."""
+    limit = time.monotonic() + ENDING_SECONDS
+    while network.members() and time.monotonic() < limit:
+        time.sleep(0.02)
+    left = []
+    for pid in network.members():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended after all
+            left.append(f"process {pid}: {Path(f'/proc/{pid}/cmdline').read_bytes()!r}")
+            os.kill(pid, signal.SIGKILL)
+        eventually("a left-over process to die", lambda pid=pid: not is_alive(pid))  # type: ignore[misc]
+    return left

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import errno
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,3 +84,35 @@ def test_sqlite_works_on_it(site: Site, protocol: str, tmp_path: Path) -> None:
         rows = site.machine.call("use_sqlite", f"{there}/database")
         assert rows == guest.use_sqlite(str(tmp_path / "database"))
         assert guest.check_sqlite(f"{here}/database") == rows
+
+
+def test_a_snapshot_is_read_by_name_over_nfs_and_mounted_by_time_over_smb(site: Site) -> None:
+    place = site.files / "archive" / "studies"
+    place.mkdir()
+    place.chmod(0o777)
+    (place / "report").write_bytes(b"first finding")
+    made = site.bench.json("snapshot", "create", site.files / "archive", "--name", "before the second reading")
+    (place / "report").write_bytes(b"second finding")
+    (place / "report").chmod(0o666)
+    with site.nfs("4.2") as target:
+        old = f"{target}/studies/.snapshot/{made['id']}_before the second reading/report"
+        assert site.machine.call("read", old) == b"first finding"
+        with pytest.raises(OSError) as refused:
+            site.machine.call("write", old, b"forged")
+        assert refused.value.errno == errno.EROFS
+        assert site.machine.call("read", f"{target}/studies/report") == b"second finding"
+        assert ".snapshot" not in site.machine.call("listing", f"{target}/studies")
+    with site.smb(more=f",seal,snapshot={_file_time(made['created'])}") as target:
+        assert site.machine.call("read", f"{target}/studies/report") == b"first finding"
+        with pytest.raises(OSError) as refused:
+            site.machine.call("write", f"{target}/studies/report", b"forged")
+        assert refused.value.errno in (errno.EROFS, errno.EACCES)
+    assert (place / "report").read_bytes() == b"second finding"
+
+
+def _file_time(moment: str) -> int:
+    """Return a time (RFC 3339) as SMB counts: units of 100 ns since 1601, here of the whole second that names a previous version."""
+    seconds = datetime.datetime.fromisoformat(moment.split(".")[0]).replace(tzinfo=datetime.UTC) - datetime.datetime(
+        1601, 1, 1, tzinfo=datetime.UTC
+    )
+    return int(seconds.total_seconds()) * 10_000_000
