@@ -7,7 +7,9 @@ everybody finds `.snapshot` by name, so nothing is lost or gained by who pretend
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
+from time import monotonic
 
 LISTED = 1 << 63
 """Added to a directory handle whose listing shows `.snapshot`. Node ids are below it."""
@@ -17,7 +19,12 @@ _SERVER = b"smbd\n"
 
 
 def is_smbd(pid: int) -> bool:
-    """Tell whether a process or thread is Samba's file server."""
+    """Tell whether a process or thread is Samba's file server; /proc is asked once a second for each."""
+    return _is_smbd(pid, int(monotonic()))
+
+
+@lru_cache(maxsize=256)
+def _is_smbd(pid: int, _second: int) -> bool:
     try:
         return Path(f"/proc/{pid}/comm").read_bytes() == _SERVER
     except OSError:

@@ -51,8 +51,10 @@ class Served(Bench):
         return super().mount("--fsid-device", *options)
 
     def init(self, *options: str) -> None:
-        """Begin to export, with short times."""
-        self.ok("export", "init", self.mountpoint, "--nfs-port", str(self.nfs_port), "--smb-port", str(self.smb_port), *options)
+        """Begin to export, with short times, and with a short path: Samba has sockets below it."""
+        where = () if "--dir" in options else ("--dir", str(self.top / "conf"))
+        ports = ("--nfs-port", str(self.nfs_port), "--smb-port", str(self.smb_port))
+        self.ok("export", "init", self.mountpoint, *where, *ports, *options)
         self.edit("grace_seconds = 90", f"grace_seconds = {GRACE}")
         self.edit("lease_seconds = 60", f"lease_seconds = {LEASE}")
 
@@ -122,7 +124,7 @@ def served() -> Iterator[Served]:
     yield from serving(Served(open_temporary("anqfs-export-")))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def vol() -> Iterator[Exported]:
     """One volume, exported over SMB and NFS, for all tests that leave it running as they found it."""
     from tests.export.exported import Exported

@@ -45,6 +45,18 @@ def test_nothing_is_exported_until_it_is_said_and_nobody_is_let_in_until_named(s
     assert "hosts deny = ALL" in served.ok("export", "config", "smb")
 
 
+def test_samba_is_not_started_where_its_users_do_not_get_to_its_locks(served: Served) -> None:
+    """Share modes would silently not be kept (export/test_smb.py has a test that they are)."""
+    closed = served.top / "closed"
+    closed.mkdir(mode=0o700)
+    served.init("--dir", str(closed / "conf"))
+    served.ok("export", "add", "smb", served.mountpoint, "--name", "archive", "--clients", "127.0.0.1")
+    assert "share modes" in served.fails(12, "export", "start", served.mountpoint)
+    closed.chmod(0o711)
+    served.start()
+    served.ok("export", "stop", served.mountpoint)
+
+
 def test_both_servers_start_answer_and_stop(served: Served) -> None:
     served.init()
     add_both(served)
