@@ -12,7 +12,7 @@ from tests.export.exported import MANY, Exported
 
 def test_names_in_any_case_never_read_the_directory(vol: Exported) -> None:
     """What the daemon is asked, not how long it takes: no listing, and so many requests as in a small directory."""
-    made = 30
+    made = 20
     few = vol.directory("few")
     asked: dict[str, dict[str, int]] = {}
     for name in ("few", "many"):
