@@ -77,7 +77,9 @@ class Peer(ABC):
         """Unmount and remove everything."""
         if os.path.ismount(self.mountpoint):
             self.unmount()
-        self.mountpoint.rmdir()
+            self.mountpoint.rmdir()
+        else:
+            shutil.rmtree(self.mountpoint)  # the disk itself, or a peer that died
         for left in self.store.parent.glob(f"{self.name}-store*"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
@@ -189,6 +191,7 @@ class Anqfs(Peer):
     """The filesystem of this project."""
 
     name = "anqfs"
+    options: tuple[str, ...] = ()
 
     def command(self, *arguments: str) -> str:
         """Run one anqfs command and return its output."""
@@ -206,7 +209,7 @@ class Anqfs(Peer):
         return self.store.with_suffix(".key")
 
     def mount(self) -> None:
-        self.command("mount", str(self.store), str(self.mountpoint), "--key-file", str(self.key_file))
+        self.command("mount", str(self.store), str(self.mountpoint), "--key-file", str(self.key_file), *self.options)
 
     def unmount(self) -> None:
         self.command("umount", str(self.mountpoint))

@@ -443,4 +443,12 @@ ROWS: dict[str, Row] = {
     "read live cold": Row("the same files in the live tree, cold", "files/s"),
     "restored files": Row("restore of 10,000 files beside the live tree", "files/s"),
     "snapshot deleted": Row("deleting the snapshot: until rmdir returns", "ms"),
+    "NFS stream write": Row("over NFS: sequential write", "MiB/s", also=(("ext4", 0.8),)),
+    "NFS stream read": Row("over NFS: sequential read, just written", "MiB/s", also=(("ext4", 0.8),)),
+    "NFS create": Row("over NFS: create + write 4 KiB + close", "files/s", also=(("gocryptfs", 1.5),)),
+    "NFS read": Row("over NFS: open + read 4 KiB + close, warm", "files/s", also=(("gocryptfs", 1.5),)),
+    "SMB stream write": Row("over SMB: sequential write", "MiB/s", also=(("ext4", 0.8),)),
+    "SMB stream read": Row("over SMB: sequential read, just written", "MiB/s", also=(("ext4", 0.8),)),
+    "SMB create": Row("over SMB: create + write 4 KiB + close", "files/s", also=(("gocryptfs", 1.5),)),
+    "SMB read": Row("over SMB: open + read 4 KiB + close, warm", "files/s", also=(("gocryptfs", 1.5),)),
 }

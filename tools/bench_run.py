@@ -17,12 +17,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from bench_export import export
 from bench_peers import PEERS, Anqfs, Cost, Peer, Unavailable, cold_caches, run
 from bench_report import Results, plot, print_table, write_json
 from bench_rows import QUICK, SCENARIOS, Sizes, content, spread, timed, write_file
 
 LONG = {"tree": 2, "stream": 2, "random": 2, "sqlite": 2, "dicom": 3, "snapshot": 1}
 """Scenarios that take long, and the rounds that are enough for them."""
+DEFAULT_ROWS = ",".join(SCENARIOS)
+SCENARIOS["export"] = export
+"""File servers take long and need nfs-ganesha and Samba: only when they are asked for."""
 DEFAULT_PEERS = "anqfs,ext4,noop,gocryptfs,securefs"
 WITHOUT: dict[str, set[str]] = {
     "noop": set(SCENARIOS) - {"small", "append"},
@@ -179,7 +183,7 @@ def scale(disk: Path, results: Results, steps: list[int], console: Console) -> N
 
 
 def main(
-    rows: Annotated[str, typer.Option(help=f"Scenarios, comma-separated: {', '.join(SCENARIOS)}.")] = ",".join(SCENARIOS),
+    rows: Annotated[str, typer.Option(help=f"Scenarios, comma-separated: {', '.join(SCENARIOS)}.")] = DEFAULT_ROWS,
     peers: Annotated[str, typer.Option(help=f"Peers, comma-separated: {', '.join(PEERS)}.")] = DEFAULT_PEERS,
     quick: Annotated[bool, typer.Option(help="Small sizes and one round: shows that everything works, not how fast.")] = False,
     rounds: Annotated[int, typer.Option(min=1, max=20, help="Times that each row runs.")] = 3,

@@ -218,3 +218,36 @@ def logs_in(served: Served, password: str) -> bool:
     done = subprocess.run([*command, "--client-protection=encrypt"], check=False, **options)
     assert done.returncode == 0 or "LOGON_FAILURE" in done.stdout, done
     return done.returncode == 0
+
+
+def test_a_directory_of_ones_own_is_found_by_the_mount_point(served: Served) -> None:
+    own = served.top / "own"
+    served.init("--dir", str(own))
+    assert (own / "export.toml").exists() and served.conf == own
+    served.ok("export", "add", "nfs", served.mountpoint, "--name", "archive")
+    assert [one["name"] for one in served.json("export", "list", "--mountpoint", served.mountpoint)] == ["archive"]
+    assert "already" in served.fails(2, "export", "init", served.mountpoint)
+    outside = served.top / "outside"
+    outside.mkdir()
+    assert "in no anqfs mount" in served.fails(7, "export", "add", "nfs", outside, "--name", "outside")
+    (served.mountpoint / "file").touch()
+    assert "is no directory" in served.fails(2, "export", "add", "nfs", served.mountpoint / "file", "--name", "file")
+
+
+def test_in_the_foreground_it_tells_the_service_manager_and_ends_on_sigterm(served: Served) -> None:
+    served.init()
+    add_both(served)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(served.top / "notify"))
+        manager.settimeout(60)
+        environment = {**served.environment, "NOTIFY_SOCKET": str(served.top / "notify")}
+        command = served.command("export", "start", served.mountpoint, "--foreground")
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, start_new_session=True
+        ) as process:
+            assert manager.recv(100) == b"READY=1"
+            servers = [one["pid"] for one in served.now()["servers"]]
+            assert answers(served.nfs_port) and answers(served.smb_port) and served.now()["pid"] == process.pid
+            process.terminate()
+            assert process.wait(60) == 0
+    assert not any(is_alive(pid) for pid in servers)
