@@ -20,8 +20,11 @@ from anqfs.cli import (
     diff_commands,
     export_commands,
     key_commands,
+    lock_commands,
     output,
+    policy_commands,
     quota_commands,
+    security_key_commands,
     settings_commands,
     snapshot_commands,
     status_commands,
@@ -55,6 +58,7 @@ Exit codes:
   4 wrong key                 10 no space
   5 store in use              11 read-only, or a commit failed
                               12 a file server failed
+                              13 locked, held or in use
                              130 interrupted
 """
 
@@ -88,8 +92,14 @@ app.command()(status_commands.status)
 snapshot_commands.app.command("diff")(diff_commands.diff)
 snapshot_commands.app.command("file-diff")(diff_commands.file_diff)
 snapshot_commands.app.command("reclaimable")(diff_commands.reclaimable_command)
+snapshot_commands.app.command("modify")(lock_commands.modify)
+snapshot_commands.app.command("lock")(lock_commands.lock)
+snapshot_commands.app.command("unlock")(lock_commands.unlock)
+snapshot_commands.app.command("unlock-challenge")(lock_commands.challenge)
+snapshot_commands.app.add_typer(policy_commands.app, name="policy")
 app.add_typer(snapshot_commands.app, name="snapshot")
 app.command()(clone_commands.clone)
+app.add_typer(security_key_commands.app, name="security-key")
 app.add_typer(key_commands.app, name="key")
 app.add_typer(api_commands.app, name="api")
 app.command()(api_commands.serve)

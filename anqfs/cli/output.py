@@ -34,6 +34,14 @@ def say(message: str = "") -> None:
         raise _unwritable(error) from error
 
 
+def bare(text: str) -> None:
+    """Print text on stdout as it is, with a newline only for people: a challenge is signed to the last byte."""
+    try:
+        print(text, end="\n" if sys.stdout.isatty() else "")
+    except OSError as error:
+        raise _unwritable(error) from error
+
+
 def flush() -> None:
     """Make sure that stdout was written. Raises AnqfsError when it cannot be."""
     try:

@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING, Any
 from anqfs.cli import output
 from anqfs.cli.diff_commands import changes, reclaimable
 from anqfs.control import wire
+from anqfs.errors import SnapshotHeld, SnapshotLocked
 
 if TYPE_CHECKING:
     from anqfs.control.client import Client
 
 
 def delete(daemon: Client, numbers: list[int]) -> None:
-    """Show what deleting snapshots would do."""
+    """Show what deleting snapshots would do. Raises SnapshotLocked, SnapshotHeld, as doing it would."""
     for number in numbers:
         one = daemon.get(f"/anqfs/v1/snapshots/{number}")
+        if one["lock_key"]:
+            raise SnapshotLocked(f"snapshot {number} is locked by security key {one['lock_key']}: unlock it first")
+        if one["owners"]:
+            raise SnapshotHeld(f"snapshot {number} is needed by {wire.shown(one['owners'][0])}: it cannot be deleted meanwhile")
         where = wire.shown(one["directory"]) if one["directory"] else "a deleted directory"
         output.say(f"would delete {number}_{wire.shown(one['name'])} of {where}")
     output.say(f"{output.size(reclaimable(daemon, numbers)['bytes'])} would come back")

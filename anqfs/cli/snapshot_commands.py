@@ -18,7 +18,7 @@ from anqfs.errors import FilesystemError, NotFound, NotMounted, UsageError
 if TYPE_CHECKING:
     from anqfs.control.client import Client
 
-app = typer.Typer(help="Take, list, delete and restore snapshots of any directory.", no_args_is_help=True)
+app = typer.Typer(help="Take, list, lock, delete and restore snapshots of any directory.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 OfMount = Annotated[str | None, typer.Option("--mountpoint", metavar="MOUNTPOINT", help="The volume, when several are mounted.")]
@@ -57,6 +57,7 @@ def directory_inode(path: str) -> int:
 def create(
     directory: Annotated[str, typer.Argument(metavar="DIR", help="A directory inside a mounted volume.")],
     name: Annotated[str | None, typer.Option("--name", help="The name after the id; OnDemand without it.")] = None,
+    expires: Annotated[str | None, typer.Option("--expires", metavar="TIME", help="When it is deleted, as 2027-01-31T12:00:00Z.")] = None,
     json: Json = False,
 ) -> None:
     """Take a snapshot of a directory and all below it; it is durable when this returns.
@@ -67,7 +68,7 @@ def create(
 
     \b
       anqfs snapshot create /archive/study --name before-cleanup
-      anqfs snapshot create /archive --json
+      anqfs snapshot create /archive --expires 2027-01-31T12:00:00Z --json
     """
     from anqfs.control import client, locate
 
@@ -76,6 +77,8 @@ def create(
     body: dict[str, Any] = {"source_file_id": str(directory_inode(directory))}
     if name is not None:
         body["name_suffix"] = name
+    if expires is not None:
+        body["expiration"] = expires
     with naming(directory):
         number = daemon.post("/v3/snapshots/", body, patience=None)["id"]
         made = daemon.get(f"/anqfs/v1/snapshots/{number}")
@@ -123,11 +126,19 @@ def listing(
             wire.shown(one["directory"]) if one["directory"] else "(deleted)",
             one["created"] or "",
             one["expires"] or "never",
-            "in delete" if one["in_delete"] else "",
+            _kept(one),
         )
         for one in found
     ]
     output.table(("ID", "NAME", "DIRECTORY", "CREATED", "EXPIRES", ""), rows)
+
+
+def _kept(one: dict[str, Any]) -> str:
+    """Return what else is to be said of a snapshot."""
+    facts = ["in delete"] if one["in_delete"] else []
+    facts += [f"locked by key {one['lock_key']}"] if one["lock_key"] else []
+    facts += [f"needed by {wire.shown(owner)}" for owner in one["owners"]]
+    return ", ".join(facts)
 
 
 @app.command()

@@ -26,6 +26,7 @@ import trio
 from anqfs.control import registry, server, wire
 from anqfs.control.jobs import Jobs
 from anqfs.control.registry import Entry
+from anqfs.control.scheduler import Scheduler
 from anqfs.control.service import Service
 from anqfs.crypto.secrets import Secret
 from anqfs.errors import AnqfsError, MountFailed, WrongKey
@@ -185,6 +186,7 @@ class _Daemon:
                 service = Service(self._entry, session, jobs, self._unmount, self._over)
                 end = trio.Event()
                 nursery.start_soon(self._end_jobs, jobs)
+                nursery.start_soon(self._keep_timetable, session)
                 await nursery.start(_serve_api, service, listener, server.trusting(service), end)
                 await nursery.start(_serve_api, service, for_relay, server.asking(service), end)
                 registry.register(self._entry)
@@ -197,6 +199,12 @@ class _Daemon:
             raise
         finally:
             registry.unregister(self._entry)
+
+    async def _keep_timetable(self, session: Session) -> None:
+        """Let policies take snapshots and snapshots expire until the mount is over."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_until, self._over, nursery.cancel_scope)
+            await Scheduler(session.namespace, session).run()
 
     async def _end_jobs(self, jobs: Jobs) -> None:
         await self._over.wait()

@@ -145,6 +145,7 @@ class Service:
 
     def _snapshot(self, snapshot: Snapshot, directory: str | None) -> dict[str, Any]:
         name = wire.text(snapshot.name)
+        policy = self.namespace.policies.name_of(snapshot.policy)
         return {
             "id": snapshot.id,
             "name": name,
@@ -153,6 +154,9 @@ class Service:
             "created": wire.moment(snapshot.created),
             "expires": wire.moment(snapshot.expires),
             "in_delete": snapshot.state != 0,
+            "policy": None if policy is None else wire.text(policy),
+            "lock_key": snapshot.lock_key or None,
+            "owners": list(self.namespace.snapshot_locks.owners(snapshot.id)),
             "inode": snapshot.root,
             "mountpoint": self.entry.mountpoint,
             "uuid": self.entry.uuid,

@@ -14,6 +14,7 @@ import json
 import os
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 from anqfs import errors
 
@@ -61,6 +62,11 @@ def shown(name: str | bytes) -> str:
     if name and name.isprintable() and not set(name) & set("'\"\\ "):
         return name
     return ascii(name) if not name.isprintable() else repr(name)
+
+
+def component(name: str) -> str:
+    """Return a name as one component of a request's path."""
+    return quote(name, safe="", errors="surrogateescape")
 
 
 def moment(nanoseconds: int) -> str | None:

@@ -148,9 +148,14 @@ class SecurityKeys:
             raise AlreadyThere(f"there is a security key {name!a} already: choose another name")
 
 
+def is_text(text: str) -> bool:
+    """Tell whether a record can hold a text: what JSON lets through as half of a surrogate pair is none."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _check_comment(comment: str) -> None:
-    if len(comment) > COMMENT_MAX:
-        raise UsageError(f"a comment has at most {COMMENT_MAX} characters")
+    if len(comment) > COMMENT_MAX or not is_text(comment):
+        raise UsageError(f"a comment has at most {COMMENT_MAX} characters of Unicode")
 
 
 def _check_signature(public: bytes, message: str, signature: str, what: str) -> None:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from anqfs.errors import AlreadyThere, NotFound, SnapshotHeld, SnapshotLocked, UsageError
 from anqfs.namespace.core import RECORD_ROOM, Core, operation
-from anqfs.namespace.security_keys import SecurityKeys
+from anqfs.namespace.security_keys import SecurityKeys, is_text
 from anqfs.namespace.snapshots import Snapshots
 from anqfs.store.schema import COUNTER_HOLD, Counter, Hold, Snapshot, hold_key, prefix_end
 
@@ -103,7 +103,7 @@ class SnapshotLocks:
     def hold(self, number: int, owner: str) -> int:
         """Hold a snapshot for `owner` until `release`, over restarts; returns the hold's number. Raises NotFound, UsageError."""
         self._snapshots.get(number)
-        if not owner or len(owner) > OWNER_MAX:
+        if not owner or len(owner) > OWNER_MAX or not is_text(owner):
             raise UsageError(f"an owner's name has 1 to {OWNER_MAX} characters")
         if len(self.owners(number)) >= HOLDS_MAX:
             raise UsageError(f"snapshot {number} has {HOLDS_MAX} holds already")

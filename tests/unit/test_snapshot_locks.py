@@ -203,6 +203,9 @@ def test_a_key_comes_in_with_a_proof_over_its_name(ns: Namespace) -> None:
     refused(AlreadyThere, lambda: add(ns, "keeper", new_key()))
     for name in ("", "12345", "x" * 65, "two\nlines"):
         refused(UsageError, lambda name=name: add(ns, name, key))  # type: ignore[misc]
+    for comment in ("x" * 1001, "half \udc80"):
+        refused(UsageError, lambda comment=comment: ns.security_keys.change(1, comment=comment))  # type: ignore[misc]
+    assert ns.security_keys.change(1, comment="Schlüssel im Tresor").comment == "Schlüssel im Tresor"
     assert (ns.security_keys.find("keeper"), ns.security_keys.find("1")) == (1, 1)
     for missing in ("2", "keepers", "9" * 30):
         refused(NotFound, lambda missing=missing: ns.security_keys.find(missing))  # type: ignore[misc]

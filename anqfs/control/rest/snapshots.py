@@ -115,16 +115,17 @@ _LIST_FILTERS: dict[str, bool | None] = {"all": None, "exclude_in_delete": False
 def entry(call: Call, snapshot: Snapshot) -> Entry:
     """Return a snapshot as `/v3/snapshots/` shows it."""
     name = wire.text(label(snapshot))
+    policy = call.service.namespace.policies.name_of(snapshot.policy)
     return Entry(
         id=snapshot.id,
         name=name,
         timestamp=moments.shown(snapshot.created),
         directory_name=name,
         source_file_id=str(snapshot.root),
-        policy_name=None,
+        policy_name=None if policy is None else wire.text(policy),
         expiration=moments.shown_expiration(snapshot.expires),
         in_delete=snapshot.state != 0,
-        lock_key=None,
+        lock_key=str(snapshot.lock_key) if snapshot.lock_key else None,
     )
 
 
@@ -137,22 +138,22 @@ def status(call: Call, snapshot: Snapshot, path: str | None = None) -> Status:
         timestamp=brief.timestamp,
         directory_name=brief.directory_name,
         source_file_id=brief.source_file_id,
-        source_file_path=_path(call, snapshot.root) if path is None else path,
+        source_file_path=path_of(call, snapshot.root) if path is None else path,
         policy_name=brief.policy_name,
-        policy_id=None,
+        policy_id=snapshot.policy if brief.policy_name is not None else None,
         expiration=brief.expiration,
         in_delete=brief.in_delete,
         lock_key=brief.lock_key,
-        owners=[],
+        owners=[{"id": owner} for owner in call.service.namespace.snapshot_locks.owners(snapshot.id)],
     )
 
 
 def is_locked(call: Call, snapshot: Snapshot) -> bool:
     """Tell whether a snapshot is locked."""
-    return entry(call, snapshot).lock_key is not None
+    return snapshot.lock_key != 0
 
 
-def _path(call: Call, ino: int) -> str:
+def path_of(call: Call, ino: int) -> str:
     """Return the path of a directory, with a slash at its end; an empty string when it is gone or cannot be told."""
     try:
         path = call.service.namespace.path_of(ino)
@@ -208,7 +209,7 @@ async def _get_statuses(call: Call) -> Any:
         if number % _AT_ONCE == _AT_ONCE - 1:
             await trio.sleep(0)
         if one.root not in paths:
-            paths[one.root] = _path(call, one.root)
+            paths[one.root] = path_of(call, one.root)
         statuses.append(status(call, one, paths[one.root]))
     return {"entries": statuses}
 
