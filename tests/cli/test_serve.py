@@ -101,6 +101,12 @@ def test_help_teaches_the_api() -> None:
     assert "anqfs serve" in said and "qq --host" in said and "anqfs api user add admin" in said
 
 
+def test_the_shell_completes_the_api_commands(served: Bench) -> None:
+    for words, completions in (("anqfs api us", ["user"]), ("anqfs api token re", ["revoke"]), ("anqfs ser", ["serve"])):
+        asked = {"_ANQFS_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        assert served.ok(env={**served.environment, **asked}).split() == completions
+
+
 # --- what serve wants
 
 
