@@ -11,11 +11,12 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
 from hypercorn.config import Config
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio import serve
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
@@ -30,10 +31,15 @@ from anqfs.control.rest.routing import Answer, Call, CutShort, Route, Table, con
 from anqfs.control.rest.table import table
 from anqfs.control.service import Service
 
+if TYPE_CHECKING:
+    import h11
+
 _log = logging.getLogger("anqfs.control.server")
 
 _BACKLOG = 64
 _JSON = "application/json"
+STRANGERS_LIMIT = 16 << 10
+"""Bytes of a body that are kept for somebody who has not logged in."""
 _LONG = 100
 """A longer list is turned into JSON on a thread."""
 
@@ -70,14 +76,14 @@ def asking(service: Service) -> Gate:
     return gate
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, limit: int) -> bytes:
     """Return the whole body. Raises Refused when it is too long or cut short."""
     data = bytearray()
     try:
         async for part in request.stream():
             data += part
-            if len(data) > wire.BODY_LIMIT:
-                raise Refused(413, "http_payload_too_large_error", f"the request's body is over {wire.BODY_LIMIT} bytes")
+            if len(data) > limit:
+                raise Refused(413, "http_payload_too_large_error", f"the request's body is over {limit} bytes")
     except ClientDisconnect as error:
         raise Refused(400, "http_bad_request_error", "the request ended before its body did") from error
     return bytes(data)
@@ -90,7 +96,7 @@ async def _call(service: Service, request: Request, routes: Table, gate: Gate) -
     if route.query is not None:
         call.query = converted(dict(request.query_params), route.query, "query", strict=False)
     if not route.streams:
-        data = await _body(request)
+        data = await _body(request, STRANGERS_LIMIT if route.public else wire.BODY_LIMIT)
         if route.body is not None:
             call.body = converted(wire.loads(data) if data else {}, route.body, "body", strict=True)
     return call
@@ -212,6 +218,13 @@ def listen_for_relay(path: str) -> socket.socket:
     finally:
         os.umask(mask)
     return listen(path, 0o666)
+
+
+async def _only_http_1(self: H11Protocol, event: h11.Request) -> None:
+    """Let no request change the protocol: neither `Upgrade: h2c` nor the preface of HTTP/2. One protocol is enough to be attacked through."""
+
+
+H11Protocol._check_protocol = _only_http_1  # type: ignore[method-assign]
 
 
 async def run(

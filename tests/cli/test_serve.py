@@ -231,10 +231,28 @@ def test_one_connection_carries_many_requests(served: Bench, relay: Relay) -> No
     connection.close()
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0",
+        b"GET /v1/version HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+        b"HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n",
+        b"GET /v1/version HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    ],
+)
+def test_no_other_protocol_is_spoken(relay: Relay, sent: bytes) -> None:
+    with trusting_all().wrap_socket(socket.create_connection((relay.host, relay.port), DEADLINE)) as tls:
+        tls.sendall(sent)
+        answer = tls.recv(100)
+    assert answer.startswith(b"HTTP/1.1 4"), answer
+
+
 def test_long_headers_and_bodies_are_refused(served: Bench, relay: Relay) -> None:
     token = relay.login()
-    status, _ = relay.request("POST", "/v1/session/login", {"username": "x" * (3 << 20), "password": ""})
-    assert status == 413
+    for size in (20 << 10, 1 << 20, 3 << 20):
+        status, _ = relay.request("POST", "/v1/session/login", {"username": "x" * size, "password": ""})
+        assert status == 413
     connection = http.client.HTTPSConnection(relay.host, relay.port, timeout=DEADLINE, context=trusting_all())
     with contextlib.suppress(ConnectionError):
         connection.request("GET", "/v1/version", headers={"Authorization": f"Bearer {token}", "X-Long": "x" * (1 << 20)})
