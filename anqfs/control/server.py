@@ -221,7 +221,7 @@ def listen_for_relay(path: str) -> socket.socket:
 
 
 async def _only_http_1(self: H11Protocol, event: h11.Request) -> None:
-    """Let no request change the protocol: neither `Upgrade: h2c` nor the preface of HTTP/2. One protocol is enough to be attacked through."""
+    """Let no request change the protocol, with `Upgrade: h2c` or with the preface of HTTP/2: one is enough to be attacked through."""
 
 
 H11Protocol._check_protocol = _only_http_1  # type: ignore[method-assign]
