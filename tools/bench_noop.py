@@ -10,13 +10,13 @@ import errno
 import os
 import stat
 import sys
-import time
 from collections.abc import Sequence
 
 import pyfuse3
 import trio
 
 from anqfs.mount import negotiate, poll
+from anqfs.mount.attributes import kernel_time
 
 
 class Node:
@@ -32,7 +32,7 @@ class Node:
         self.attributes.st_mode = mode
         self.attributes.st_nlink = 1
         self.attributes.st_uid, self.attributes.st_gid = owner
-        self.attributes.st_atime_ns = self.attributes.st_mtime_ns = self.attributes.st_ctime_ns = time.time_ns()
+        self.attributes.st_atime_ns = self.attributes.st_mtime_ns = self.attributes.st_ctime_ns = kernel_time()
         self.attributes.entry_timeout = self.attributes.attr_timeout = 86400
 
 

@@ -33,6 +33,10 @@ SMALL = 256 << 10
 """Bytes up to which a fetch first waits for the disk without a thread: a hop to one and back costs more than a fast disk does."""
 PATIENCE_NS = 500_000
 """How long it does so. The pages of a slow disk are then waited for on a thread."""
+CREDIT_MAX = 8
+"""Waits in vain, beyond those that were not, after which only every TRY_EVERY-th read is waited for: the disk is slow, or the processor
+busy."""
+TRY_EVERY = 16
 
 
 class Readers:
@@ -47,6 +51,8 @@ class Readers:
         self._flying: dict[Piece, trio.Event] = {}
         self._nursery: trio.Nursery | None = None
         self._ahead = 0
+        self._credit = CREDIT_MAX
+        self._passed = 0
         self.fetched = 0
         self.awaited = 0
 
@@ -69,6 +75,10 @@ class Readers:
         """Let the kernel read a few small pieces; return whether they came soon. Other requests are served meanwhile."""
         if sum(length for _, _, length, _ in pieces) > SMALL or any(piece in self._flying for piece in pieces):
             return False
+        if not self._credit:
+            self._passed = (self._passed + 1) % TRY_EVERY
+            if self._passed:
+                return False
         self._volume.read_in(pieces)
         self.awaited += len(pieces)
         end = perf_counter_ns() + PATIENCE_NS
@@ -76,7 +86,9 @@ class Readers:
             self._hurry()
             await trio.lowlevel.checkpoint()
             if all(self._volume.extent_is_warm(extent, offset, length) for extent, offset, length, _ in pieces):
+                self._credit = min(CREDIT_MAX, self._credit + 1)
                 return True
+        self._credit = max(0, self._credit - 1)
         return False
 
     async def _fetch(self, pieces: list[Piece]) -> None:
