@@ -145,3 +145,17 @@ def test_a_reader_that_overtakes_the_fetch_ahead_does_not_wait_for_ever() -> Non
 
     _run(disk, main)
     assert sorted(disk.fetched) == [(window, 0, MIB, 1) for window in range(4)]
+
+
+def test_a_disk_that_is_slow_is_waited_for_in_place_only_now_and_then() -> None:
+    disk = Disk(64 * MIB)
+    disk.go.set()
+
+    async def main() -> int:
+        fetching = readers.Readers(disk, disk, lambda: None)
+        for number in range(64):
+            await fetching.fetch([(number, 0, 4096, 1)])
+        return fetching.awaited
+
+    assert trio.run(main) == readers.CREDIT_MAX + (64 - readers.CREDIT_MAX) // readers.TRY_EVERY
+    assert len(disk.fetched) == 64
