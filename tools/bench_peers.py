@@ -77,9 +77,7 @@ class Peer(ABC):
         """Unmount and remove everything."""
         if os.path.ismount(self.mountpoint):
             self.unmount()
-            self.mountpoint.rmdir()
-        else:
-            shutil.rmtree(self.mountpoint)  # the disk itself, or a peer that died
+        self.mountpoint.rmdir()
         for left in self.store.parent.glob(f"{self.name}-store*"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
