@@ -88,6 +88,36 @@ qq snapshot_get_status -i "$first"
 qq snapshot_modify_snapshot -i "$first" -e ''
 qq snapshot_get_total_used_capacity
 
+# --- policies, which take snapshots by themselves
+qq snapshot_create_policy hourly_or_less -n office --path /qq-session -p 15minutes -s 8:00 -e 18:00 -d MON,TUE,WED,THU,FRI -t 2days
+policy=$(qq snapshot_create_policy daily -n nightly --path /qq-session -a 2:30 -z Europe/Berlin -t 3months | field id)
+yearbook=$(qq snapshot_create_policy monthly -n yearbook -a 23:00 -l --snapshot-name-template '{ID}_{Year}-{Month}' --disabled | field id)
+must_fail http_bad_request_error snapshot_create_policy daily -n other -a 2:30 -t 100days
+qq snapshot_modify_policy change_to_daily -i "$policy" -a 3:30 -d SUN
+qq snapshot_modify_policy modify_non_schedule_fields -i "$yearbook" -t never --enabled
+qq snapshot_list_policy_statuses
+for id in $(qq snapshot_list_policies | python3 -c 'import json, sys; print(*(one["id"] for one in json.load(sys.stdin)["entries"]))'); do
+    qq snapshot_delete_policy -i "$id"
+done
+
+# --- locks: nobody deletes a locked snapshot before it expires, unless the owner of the key signs
+openssl ecparam -name prime256v1 -genkey -noout -out "$work/vault.pem"
+openssl ecparam -name prime256v1 -genkey -noout -out "$work/new.pem"
+qq fs_security_add_key --name qq-vault --private-key-file "$work/vault.pem" --comment 'kept elsewhere'
+locked=$(qq snapshot_create_snapshot --path /qq-session -n locked -e 2100-01-01T00:00:00Z | field id)
+qq snapshot_lock_snapshot -i "$locked" -k qq-vault --force
+must_fail snapshot_locked_error snapshot_delete_snapshot -i "$locked"
+must_fail snapshot_locked_error snapshot_modify_snapshot -i "$locked" -e 2099-01-01T00:00:00Z --force
+must_fail fs_security_key_in_use_error fs_security_delete_key -k qq-vault
+qq snapshot_modify_snapshot -i "$locked" -e 2101-01-01T00:00:00Z --force
+qq fs_security_get_key_usage -k qq-vault
+qq fs_security_replace_key -k qq-vault --old-private-key-file "$work/vault.pem" --replacement-private-key-file "$work/new.pem"
+qq snapshot_get_unlock_challenge -i "$locked"
+must_fail fs_security_bad_signature_error snapshot_unlock_snapshot -i "$locked" -k "$work/vault.pem"
+qq snapshot_unlock_snapshot -i "$locked" -k "$work/new.pem"
+qq snapshot_delete_snapshot -i "$locked"
+qq fs_security_delete_key -k qq-vault
+
 # --- quotas
 qq quota_create_quota --path /qq-session --limit 4MiB
 must_fail fs_quota_no_space_error fs_write --path /qq-session/restored --offset 3900000 --file "$work/image"
