@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from stat import S_IFDIR, S_IFMT, S_ISDIR
+from stat import S_IFDIR, S_IFMT, S_IFREG, S_ISDIR
 from typing import TYPE_CHECKING, Any
 
 from anqfs.errors import AnqfsError, Damaged
@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 DAY = 86_400 * 10**9
 _SEEN_MAX = 1 << 20
 """Files with several names that a walk remembers; more may count twice."""
+_FORMAT = 0o170000
+_NOTHING = (0, 0, 0)
 Place = tuple[int, int]
 """uid and day."""
 Sums = dict[Place, tuple[int, int, int]]
@@ -39,9 +41,9 @@ def place_of(inode: Inode) -> Place:
 def add(sums: Sums, inode: Inode, sign: int = 1) -> None:
     """Add a file to sums, or take it away."""
     place = place_of(inode)
-    size, allocated, files = sums.get(place, (0, 0, 0))
-    is_sized = S_IFMT(inode.mode) == 0o100000
-    sums[place] = (size + sign * inode.size * is_sized, allocated + sign * inode.allocated, files + sign)
+    size, allocated, files = sums.get(place, _NOTHING)
+    shown = inode.size if S_IFMT(inode.mode) == S_IFREG else 0
+    sums[place] = (size + sign * shown, allocated + sign * inode.allocated, files + sign)
 
 
 class Owners:
@@ -51,7 +53,12 @@ class Owners:
         self._volume = volume
         self._get: Callable[[bytes], Any] = volume.get
         self._pending: Sums = {}
-        self._noted: list[tuple[Inode | None, Inode]] = []
+        self._noted: list[tuple[Inode, int]] = []
+        """Files that count, or count no more (-1), by the running operation."""
+        self._grown: list[tuple[Inode, int, int]] = []
+        """Files that grew where they count already: by so many bytes of size, and of what they hold."""
+        self._today = (0, 0)
+        """The day in which files were last seen to change, from and to."""
         self.kept = volume.get(OWNERS) is not None
         """Whether this volume has the totals."""
 
@@ -62,36 +69,47 @@ class Owners:
 
     def came(self, inode: Inode) -> None:
         """Note a new inode, inside an operation."""
-        if self.kept:
-            self._noted.append((None, inode))
+        if self.kept and not S_ISDIR(inode.mode):
+            self._noted.append((inode, 1))
 
     def changed(self, old: Inode, new: Inode) -> None:
         """Note that an inode's record was replaced, inside an operation."""
+        if new.mode & _FORMAT == S_IFDIR or not self.kept:
+            return
+        start, end = self._today
         if (
-            old.allocated != new.allocated
-            or old.size != new.size
-            or old.mtime // DAY != new.mtime // DAY
-            or old.uid != new.uid
-            or (old.nlink == 0) != (new.nlink == 0)
-        ) and self.kept:
-            self._noted.append((old, new))
+            old.uid == new.uid
+            and old.nlink
+            and new.nlink
+            and (old.mtime == new.mtime or (start <= old.mtime < end and start <= new.mtime < end))
+        ):
+            grown, held = new.size - old.size, new.allocated - old.allocated
+            if grown or held:
+                self._grown.append((new, grown if new.mode & _FORMAT == S_IFREG else 0, held))
+            return
+        self._today = (new.mtime // DAY * DAY, new.mtime // DAY * DAY + DAY)
+        if old.nlink:
+            self._noted.append((old, -1))
+        if new.nlink:
+            self._noted.append((new, 1))
 
     def done(self) -> None:
         """The operation finished: what it noted counts."""
-        if not self._noted:
-            return
-        for old, new in self._noted:
-            if S_ISDIR(new.mode):
-                continue
-            if old is not None and old.nlink:
-                add(self._pending, old, -1)
-            if new.nlink:
-                add(self._pending, new)
-        self._noted.clear()
+        if self._noted:
+            for inode, sign in self._noted:
+                add(self._pending, inode, sign)
+            self._noted.clear()
+        if self._grown:
+            for inode, size, allocated in self._grown:
+                place = (inode.uid, inode.mtime // DAY)
+                before = self._pending.get(place, _NOTHING)
+                self._pending[place] = (before[0] + size, before[1] + allocated, before[2])
+            self._grown.clear()
 
     def undone(self) -> None:
         """The operation was undone."""
         self._noted.clear()
+        self._grown.clear()
 
     def flush(self) -> None:
         """Add what is pending to the records; before a group closes. What is damaged is logged and skipped."""
