@@ -79,7 +79,7 @@ class Reclaimable:
         last = live_key(dead.key)[1]
         if self._is_shown(dead.ino, window.birth, last, self._others, self._epochs):
             return
-        anyway = not self._is_shown(dead.ino, window.birth, last, self._chosen_by_epoch, self._chosen_epochs)
+        anyway = bool(self._deleting) and not self._is_shown(dead.ino, window.birth, last, self._chosen_by_epoch, self._chosen_epochs)
         if not anyway:
             self._records += 1
             self._bytes += len(window.inline)
@@ -100,7 +100,7 @@ class Reclaimable:
             if shown is None:
                 if len(self._shows) >= 1 << 16:
                     self._shows.clear()
-                shown = self._shows[place] = self._core.versions.visible(ino, snapshot.epoch, snapshot.root)
+                shown = self._shows[place] = self._core.versions.visible(ino, snapshot.epoch, snapshot.root, last)
             if shown:
                 return True
         return False

@@ -279,11 +279,16 @@ class Versions:
             self._needers.clear()
         self._needers[ino, upto] = (found, low)
 
-    def visible(self, ino: int, epoch: int, root: int) -> bool:
-        """Tell whether an inode is in the tree below `root` as it was at the epoch of a snapshot."""
+    def visible(self, ino: int, epoch: int, root: int, last: int | None = None) -> bool:
+        """Tell whether an inode is in the tree below `root` as it was at the epoch of a snapshot.
+
+        `last`: up to this epoch there may be a past version of the inode that was valid at `epoch`; it is found without a search then.
+        """
         if ino == root:
             return True
-        inode: Inode | None = self.at(inode_key(ino), epoch)
+        inode: Inode | None = None if last is None else self.get(past_key(inode_key(ino), last))
+        if inode is None or inode.birth > epoch:
+            inode = self.at(inode_key(ino), epoch)
         if inode is None:
             return False
         if S_ISDIR(inode.mode):
