@@ -18,6 +18,8 @@ from tests.cli.conftest import eventually
 from tests.export import nfs4
 from tests.export.conftest import Served
 
+LOOP = 7
+"""The major number of loop devices."""
 CONTENT = {"top": b"at the top", "a/b/c/deep": b"deep down", "study/image": b"in a snapshot"}
 
 
@@ -65,21 +67,38 @@ def forget() -> None:
 
 
 @contextmanager
-def occupied(served: Served) -> Iterator[None]:
-    """Take the device numbers that the next mounts would get: anonymous ones and a loop device."""
-    image = served.top / "image"
+def occupied(served: Served, device: int) -> Iterator[None]:
+    """Hold the device number that a mount had, so that the next mount gets another."""
+    with loop_device(served, device) if os.major(device) == LOOP else anonymous_device(served, device):
+        yield
+
+
+@contextmanager
+def loop_device(served: Served, device: int) -> Iterator[None]:
+    image, path = served.top / "image", f"/dev/loop{os.minor(device)}"
     image.write_bytes(bytes(1 << 20))
-    loop = subprocess.run(["losetup", "-f", "--show", image], check=True, capture_output=True, text=True).stdout.strip()
-    places = [served.top / f"other{number}" for number in range(3)]
+    take = ["losetup", path, image]
+    eventually("the loop device to be free", lambda: subprocess.run(take, capture_output=True, check=False).returncode == 0)
     try:
-        for place in places:
+        yield
+    finally:
+        subprocess.run(["losetup", "-d", path], check=True)
+
+
+@contextmanager
+def anonymous_device(served: Served, device: int) -> Iterator[None]:
+    places: list[Path] = []
+    try:
+        while not places or os.stat(places[-1]).st_dev != device:
+            assert len(places) < 100, "the number is not to be had"
+            place = served.top / f"other{len(places)}"
             place.mkdir()
             subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], check=True)
+            places.append(place)
         yield
     finally:
         for place in places:
             subprocess.run(["umount", place], check=True)
-        subprocess.run(["losetup", "-d", loop], check=True)
 
 
 def test_handles_outlast_forgotten_caches_restarts_and_remounts_elsewhere(served: Served) -> None:
@@ -90,7 +109,7 @@ def test_handles_outlast_forgotten_caches_restarts_and_remounts_elsewhere(served
     open_all(served, handles)
     before = os.stat(served.mountpoint).st_dev
     served.umount()
-    with occupied(served):
+    with occupied(served, before):
         served.mount()
         assert os.stat(served.mountpoint).st_dev != before
         served.start()
@@ -116,8 +135,9 @@ def test_without_the_device_handles_are_lost_when_the_numbers_were_taken(served:
     handles = fill(served)
     assert served.status()["lasting_handles"] is False
     open_all(served, handles)
+    before = os.stat(served.mountpoint).st_dev
     served.umount()
-    with occupied(served):
+    with occupied(served, before):
         served.ok("mount", served.store, served.mountpoint, "--key-file", served.key)
         served.start()
         with nfs4.Nfs4(served.nfs_port) as client, pytest.raises(nfs4.Refused) as refused:
