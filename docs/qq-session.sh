@@ -89,14 +89,15 @@ qq snapshot_modify_snapshot -i "$first" -e ''
 qq snapshot_get_total_used_capacity
 
 # --- policies, which take snapshots by themselves
-qq snapshot_create_policy hourly_or_less -n office --path /qq-session -p 15minutes -s 8:00 -e 18:00 -d MON,TUE,WED,THU,FRI -t 2days
+office=$(qq snapshot_create_policy hourly_or_less -n office --path /qq-session -p 15minutes -s 8:00 -e 18:00 -d MON,TUE,WED,THU,FRI -t 2days | field id)
 policy=$(qq snapshot_create_policy daily -n nightly --path /qq-session -a 2:30 -z Europe/Berlin -t 3months | field id)
-yearbook=$(qq snapshot_create_policy monthly -n yearbook -a 23:00 -l --snapshot-name-template '{ID}_{Year}-{Month}' --disabled | field id)
+yearbook=$(qq snapshot_create_policy monthly -n yearbook --path /qq-session -a 23:00 -l --snapshot-name-template '{ID}_{Year}-{Month}' --disabled | field id)
 must_fail http_bad_request_error snapshot_create_policy daily -n other -a 2:30 -t 100days
 qq snapshot_modify_policy change_to_daily -i "$policy" -a 3:30 -d SUN
 qq snapshot_modify_policy modify_non_schedule_fields -i "$yearbook" -t never --enabled
 qq snapshot_list_policy_statuses
-for id in $(qq snapshot_list_policies | python3 -c 'import json, sys; print(*(one["id"] for one in json.load(sys.stdin)["entries"]))'); do
+qq snapshot_list_policies
+for id in "$office" "$policy" "$yearbook"; do
     qq snapshot_delete_policy -i "$id"
 done
 
