@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from requests import Session
 from schemathesis.checks import not_a_server_error
@@ -30,6 +30,9 @@ def name_something(case: schemathesis.Case, ref: str | None, number: str | None)
     for name, value in (("ref", ref), ("id", number)):
         if value is not None and name in (case.path_parameters or {}):
             case.path_parameters[name] = value
+    for name, value in (case.path_parameters or {}).items():
+        # "." and the like at a path's end are taken out by the client, which then asks for something else
+        assume(str(value).strip("./") != "" or f"{{{name}}}/" in case.path)
     if number is not None and "snapshot" in (case.query or {}):
         case.query["snapshot"] = number
     if isinstance(case.body, dict) and ref is not None:
