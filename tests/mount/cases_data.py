@@ -197,13 +197,17 @@ def times(t: Trace) -> None:
 
 
 def _moves(t: Trace, label: str, names: tuple[str, ...], action: Callable[[], Any]) -> None:
-    """Note which of the three times of each of `names` the action changes, having set them back first."""
+    """Note which of the three times of each of `names` the action changes, having set them back first.
+
+    The kernel puts the time of its last tick on files, but never one before the newest that it gave to a file anywhere; and its ticks
+    lag behind the clock. So the action waits until the ticks have passed the present: from then on its time must be another.
+    """
     before = {}
     for name in names:
         os.utime(t.path(name), ns=(10**18, 10**18), follow_symlinks=False)
         before[name] = os.lstat(t.path(name))
-    tick = time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
-    while time.clock_gettime_ns(CLOCK_REALTIME_COARSE) == tick:
+    present = time.time_ns()
+    while time.clock_gettime_ns(CLOCK_REALTIME_COARSE) <= present:
         os.sched_yield()
     action()
     for name in names:
