@@ -11,28 +11,24 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import trio
 from hypercorn.config import Config
-from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio import serve
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from anqfs import errors
-from anqfs.control import wire
+from anqfs.control import connections, wire
 from anqfs.control.rest import faults
 from anqfs.control.rest.faults import Refused
 from anqfs.control.rest.identity import NOBODY, ROOT, Identity
 from anqfs.control.rest.routing import Answer, Call, CutShort, Route, Table, converted
 from anqfs.control.rest.table import table
 from anqfs.control.service import Service
-
-if TYPE_CHECKING:
-    import h11
 
 _log = logging.getLogger("anqfs.control.server")
 
@@ -220,17 +216,11 @@ def listen_for_relay(path: str) -> socket.socket:
     return listen(path, 0o666)
 
 
-async def _only_http_1(self: H11Protocol, event: h11.Request) -> None:
-    """Let no request change the protocol, with `Upgrade: h2c` or with the preface of HTTP/2: one is enough to be attacked through."""
-
-
-H11Protocol._check_protocol = _only_http_1  # type: ignore[method-assign]
-
-
 async def run(
     service: Service, listener: socket.socket, gate: Gate, *, stop: trio.Event, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Serve the API on a bound socket until `stop` is set; `gate` says who asks. The socket is closed at the end."""
+    connections.restrict()
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]
     config.backlog = _BACKLOG

@@ -239,6 +239,7 @@ def test_one_connection_carries_many_requests(served: Bench, relay: Relay) -> No
         b"HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n",
         b"GET /v1/version HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        b"GET /v1/version HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol: \xff\r\n\r\n",
     ],
 )
 def test_no_other_protocol_is_spoken(relay: Relay, sent: bytes) -> None:
@@ -246,6 +247,7 @@ def test_no_other_protocol_is_spoken(relay: Relay, sent: bytes) -> None:
         tls.sendall(sent)
         answer = tls.recv(100)
     assert answer.startswith(b"HTTP/1.1 4"), answer
+    assert relay.login()
 
 
 def test_long_headers_and_bodies_are_refused(served: Bench, relay: Relay) -> None:
