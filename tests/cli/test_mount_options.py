@@ -20,6 +20,7 @@ def test_read_only(bench: Bench) -> None:
     bench.mkfs()
     bench.mount()
     (bench.mountpoint / "file").write_bytes(b"x")
+    bench.json("snapshot", "create", bench.mountpoint)
     bench.umount()
     bench.mount("-o", "ro")
     assert bench.json("status", bench.mountpoint)["read_only"] is True
