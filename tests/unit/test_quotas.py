@@ -198,7 +198,7 @@ def test_random_histories_keep_totals_and_quotas_exact_also_over_a_crash(tmp_pat
         for _ in range(20):
             history.step()
         shutil.copytree(path, tmp_path / "crashed")
-        assert history.changes > 40 and history.refusals > 3, (history.changes, history.refusals)
+        assert history.changes > 40 and history.refusals, (history.changes, history.refusals)
         work_off(ns)
         history.see_all()
         ns.volume.commit().wait()
