@@ -20,7 +20,7 @@ import trio
 from anqfs.control.rest.faults import Refused
 from anqfs.control.rest.identity import Identity
 from anqfs.crypto import passwords
-from anqfs.errors import NotFound, UsageError
+from anqfs.errors import Damaged, NotFound, UsageError
 from anqfs.namespace.api_users import ApiUsers
 from anqfs.store.schema import AccessToken, ApiUser
 
@@ -185,7 +185,7 @@ class Accounts:
     def _user(self, number: int) -> ApiUser | None:
         try:
             return self.users.get(number)
-        except NotFound:
+        except (Damaged, NotFound):
             return None
 
     # --- access tokens

@@ -16,6 +16,7 @@ import resource
 import signal
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -30,6 +31,8 @@ from anqfs.errors import NotMounted, UsageError
 _log = logging.getLogger("anqfs.control.relay")
 
 CONNECTIONS_MAX = 256
+CONNECTIONS_OF_ONE = 192
+"""Connections from one address, so that it alone cannot keep all others out; more are closed at once."""
 HANDSHAKE_SECONDS = 10.0
 IDLE_SECONDS = 300.0
 """A connection on which nothing moves for so long, in either direction, is closed."""
@@ -177,6 +180,7 @@ class Relay:
         self._context = context
         self._sockets = sockets
         self._limit = trio.CapacityLimiter(CONNECTIONS_MAX)
+        self._by_address: Counter[str] = Counter()
         path = registry.relay_socket(entry)
         try:
             self._daemon = os.pidfd_open(entry.pid)
@@ -227,8 +231,12 @@ class Relay:
 
     async def _serve(self, stream: trio.SocketStream, token: object) -> None:
         """Relay one connection. Whatever goes wrong ends this connection and no other."""
+        address = ""
         try:
-            await self._relay(trio.SSLStream(stream, self._context, server_side=True, https_compatible=True))
+            address = stream.socket.getpeername()[0]
+            self._by_address[address] += 1
+            if self._by_address[address] <= CONNECTIONS_OF_ONE:
+                await self._relay(trio.SSLStream(stream, self._context, server_side=True, https_compatible=True))
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, OSError, ssl.SSLError) as error:
             _log.debug("a connection ended: %s", type(error).__name__)
         except Exception:
@@ -236,6 +244,9 @@ class Relay:
         finally:
             await trio.aclose_forcefully(stream)
             self._limit.release_on_behalf_of(token)
+            self._by_address[address] -= 1
+            if self._by_address[address] <= 0:
+                del self._by_address[address]
 
     async def _relay(self, client: TlsStream) -> None:
         with trio.fail_after(HANDSHAKE_SECONDS):

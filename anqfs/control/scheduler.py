@@ -59,10 +59,15 @@ class Scheduler:
         self._namespace.core.timetable_changed = lambda: self._wanted.set()
         while True:
             self._wanted = trio.Event()
-            if self._is_writable():
-                await self._expire()
-                await self._take()
-            with trio.move_on_after(self._pause()):
+            try:
+                if self._is_writable():
+                    await self._expire()
+                    await self._take()
+                pause = self._pause()
+            except Exception:  # whatever it is, the mount outlives it
+                _log.exception("the timetable met an unforeseen fault and is looked at again in a minute")
+                pause = LOOK_EVERY
+            with trio.move_on_after(pause):
                 await self._wanted.wait()
 
     def _is_writable(self) -> bool:

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Any
 
 import msgspec
@@ -36,6 +37,8 @@ _BACKLOG = 64
 _JSON = "application/json"
 STRANGERS_LIMIT = 16 << 10
 """Bytes of a body that are kept for somebody who has not logged in."""
+STRANGERS_SECONDS = 30.0
+"""How long the body of somebody who has not logged in, or of a request that is refused, may take."""
 _LONG = 100
 """A longer list is turned into JSON on a thread."""
 
@@ -72,14 +75,17 @@ def asking(service: Service) -> Gate:
     return gate
 
 
-async def _body(request: Request, limit: int) -> bytes:
-    """Return the whole body. Raises Refused when it is too long or cut short."""
+async def _body(request: Request, limit: int, seconds: float) -> bytes:
+    """Return the whole body. Raises Refused when it is too long, cut short, or takes more than so many seconds."""
     data = bytearray()
     try:
-        async for part in request.stream():
-            data += part
-            if len(data) > limit:
-                raise Refused(413, "http_payload_too_large_error", f"the request's body is over {limit} bytes")
+        with trio.fail_after(seconds):
+            async for part in request.stream():
+                data += part
+                if len(data) > limit:
+                    raise Refused(413, "http_payload_too_large_error", f"the request's body is over {limit} bytes")
+    except trio.TooSlowError as error:
+        raise Refused(408, "http_request_timeout_error", f"the request's body took more than {seconds:.0f} s") from error
     except ClientDisconnect as error:
         raise Refused(400, "http_bad_request_error", "the request ended before its body did") from error
     return bytes(data)
@@ -92,7 +98,8 @@ async def _call(service: Service, request: Request, routes: Table, gate: Gate) -
     if route.query is not None:
         call.query = converted(dict(request.query_params), route.query, "query", strict=False)
     if not route.streams:
-        data = await _body(request, STRANGERS_LIMIT if route.public else wire.BODY_LIMIT)
+        limit, seconds = (STRANGERS_LIMIT, STRANGERS_SECONDS) if route.public else (wire.BODY_LIMIT, inf)
+        data = await _body(request, limit, seconds)
         if route.body is not None:
             call.body = converted(wire.loads(data) if data else {}, route.body, "body", strict=True)
     return call
@@ -129,13 +136,14 @@ def _refusal(error: errors.AnqfsError) -> Response:
 
 
 async def _drained(request: Request) -> None:
-    """Take what is left of a small body: a client that is still sending would miss the answer."""
+    """Take what is left of a small body for a while: a client that is still sending would miss the answer."""
     left = wire.BODY_LIMIT
     try:
-        async for part in request.stream():
-            left -= len(part)
-            if left < 0:
-                return
+        with trio.move_on_after(STRANGERS_SECONDS):
+            async for part in request.stream():
+                left -= len(part)
+                if left < 0:
+                    return
     except (ClientDisconnect, RuntimeError):
         return  # gone, or all of it was taken already
 

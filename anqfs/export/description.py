@@ -33,7 +33,9 @@ MAX_ID = 65_535
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,78}\$?")
 _RESERVED = {"global", "homes", "printers", "print$", "ipc$", "admin$"}
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
-_PRINCIPAL = re.compile(r"[^\s\"=#;]+@[^\s\"=#;]+")
+_UNWRITABLE = r"\s\"=#;%\\{}\[\]\x00-\x1f\x7f"
+"""What means something in the servers' configuration, and in no principal, domain or realm."""
+_PRINCIPAL = re.compile(rf"[^{_UNWRITABLE}]+@[^{_UNWRITABLE}]+")
 _UNQUOTABLE = set('"%\\')
 
 
@@ -174,7 +176,7 @@ def _check_kerberos(kerberos: Kerberos) -> None:
         if path:
             check_path(f"nfs.kerberos.{key}", path)
     for key, word in (("principal", kerberos.principal), ("domain", kerberos.domain), ("realm", kerberos.realm)):
-        if re.search(r"[\s\"=#;]", word):
+        if re.search(f"[{_UNWRITABLE}]", word):
             raise UsageError(f"nfs.kerberos.{key}: {word!a} holds a blank or a sign that no {key} has")
     for principal, user in kerberos.users.items():
         if not _PRINCIPAL.fullmatch(principal) or not _USER.fullmatch(user):
@@ -242,14 +244,22 @@ def check_path(key: str, path: str) -> None:
 def check_address(key: str, address: str) -> None:
     """Raise UsageError unless `address` is an IP address, and no network or host name."""
     try:
+        _check_unscoped(address)
         ipaddress.ip_address(address)
     except ValueError:
         raise UsageError(f"{key}: {address!a} is no IP address, as 10.0.0.5; 0.0.0.0 is every address of this machine") from None
 
 
+def _check_unscoped(address: str) -> None:
+    """Raise ValueError for an IPv6 address with a zone: anything at all may stand behind the %, and the servers would read it."""
+    if "%" in address:
+        raise ValueError("an address has no zone here")
+
+
 def check_client(key: str, client: str) -> None:
     """Raise UsageError unless `client` is an IP address or a network."""
     try:
+        _check_unscoped(client)
         ipaddress.ip_network(client)
     except ValueError as error:
         raise UsageError(f"{key}: {client!a} is no address or network, as 10.0.0.7 or 10.0.0.0/24 ({error})") from None

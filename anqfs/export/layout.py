@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,13 +115,31 @@ class Layout:
         }
 
     def make(self) -> None:
-        """Make every directory. Raises OSError."""
+        """Make every directory, whatever the umask. Raises OSError, UsageError when somebody else could change what is in one."""
+        self.root.parent.mkdir(parents=True, exist_ok=True)
         for directory in (self.root, self.state, self.smb):
-            directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+            _make(directory, 0o711)
         for directory in (self.generated, self.nfs, self.nfs_recovery, self.nfs_credentials, self.smb / "log"):
-            directory.mkdir(mode=0o700, exist_ok=True)
+            _make(directory, 0o700)
         for name, directory in self.smb_directories().items():
-            directory.mkdir(mode=0o700 if name == "private dir" else 0o755, exist_ok=True)  # Samba wants others to read most of them
+            _make(directory, 0o700 if name == "private dir" else 0o755)  # Samba wants others to read most of them
+
+
+def _make(directory: Path, mode: int) -> None:
+    """Make a directory, or make sure that the one that is there is ours alone: servers that are root write into it."""
+    try:
+        directory.mkdir(mode)
+        directory.chmod(mode)
+    except FileExistsError:
+        found = directory.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise UsageError(f"{directory}: is no directory, or a link to one: the servers' files have to be in a real one") from None
+        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise UsageError(
+                f"{directory}: others could change the servers' files there: make it your own (chown) and writable by you only (chmod go-w)"
+            ) from None
+        if mode == 0o700 and found.st_mode & 0o077:
+            directory.chmod(mode)
 
 
 def escape(point: bytes) -> str:

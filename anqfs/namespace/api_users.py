@@ -6,15 +6,17 @@ first user is `admin`.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from anqfs.errors import NotFound, UsageError
+from anqfs.errors import Damaged, NotFound, UsageError
 from anqfs.namespace.core import RECORD_ROOM, Core, operation
 from anqfs.store.schema import AccessToken, ApiUser, api_user_key, prefix_end
 
+_log = logging.getLogger(__name__)
 ADMINISTRATORS, OBSERVERS = "Administrators", "Observers"
 ROLES = (ADMINISTRATORS, OBSERVERS)
 """ANQ's built-in roles that anqfs knows: administrators may do everything, observers may look, but not into files."""
@@ -35,10 +37,15 @@ class ApiUsers:
         self.core = core
 
     def all(self) -> Iterator[tuple[int, ApiUser]]:
-        """Yield each user's number and record."""
-        for key, record in self.core.volume.scan(b"A", prefix_end(b"A")):
-            if isinstance(record, ApiUser):
-                yield int.from_bytes(key[1:], "big"), record
+        """Yield each user's number and record. One whose record is damaged is nobody, and keeps nobody else out."""
+        for number in self._numbers():
+            try:
+                yield number, self.get(number)
+            except Damaged as error:
+                _log.error("the API user with the id %d is damaged and let in no more: %s", number, error)
+
+    def _numbers(self) -> list[int]:
+        return [int.from_bytes(key[1:], "big") for key in self.core.volume.scan_keys(b"A", prefix_end(b"A"))]
 
     def get(self, number: int) -> ApiUser:
         """Return a user. Raises NotFound."""
@@ -65,7 +72,7 @@ class ApiUsers:
             raise UsageError(f"there is an API user {name!a} already: `anqfs api user passwd` sets a new password")
         if len(users) >= USERS_MAX:
             raise UsageError(f"there are {USERS_MAX} API users already")
-        number = ADMIN_ID if name == ADMIN else max([FIRST_ID - 1, *users]) + 1
+        number = ADMIN_ID if name == ADMIN else max([FIRST_ID - 1, *self._numbers()]) + 1
         now = self.core.clock()
         self._put(number, ApiUser(name, role, password, now, now))
         return number

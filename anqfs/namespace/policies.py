@@ -58,6 +58,10 @@ class Policies:
                 continue
             assert isinstance(record, Policy)
             self._policies[number] = record
+            try:
+                schedules.zone(record.schedule.timezone)
+            except UsageError as error:
+                _log.error("snapshot policy %d goes by UTC: %s", number, error)
 
     # --- looking
 

@@ -6,6 +6,8 @@ A schedule goes by the wall clock of its zone:
   anew each day. Intervals longer than a day are counted on without a break from the window's start on 1970-01-01; what falls outside of the
   window or the days is left out.
 
+A zone that the machine's tz database does not have counts as UTC: snapshots at another time of day are better than none.
+
 When the clocks go forward, a time that does not exist that day is replaced by the first moment after the gap. When they go back, a time
 that comes twice counts the first time only; but intervals not longer than the repeated hour go on through it, so that nothing is left out.
 """
@@ -16,6 +18,7 @@ import re
 from calendar import monthrange
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from anqfs.errors import UsageError
@@ -43,6 +46,15 @@ def zone(name: str) -> ZoneInfo:
         raise UsageError(f"there is no time zone {name[:64]!a}: use a name of the tz database, such as Europe/Berlin or UTC") from error
 
 
+@lru_cache(maxsize=64)
+def zone_or_utc(name: str) -> ZoneInfo:
+    """Return a zone of the tz database; UTC for one that this machine does not know, so that a volume from another one goes on."""
+    try:
+        return zone(name)
+    except UsageError:
+        return ZoneInfo("UTC")
+
+
 def check(schedule: Schedule) -> None:
     """Raise UsageError for a schedule that makes no sense."""
     zone(schedule.timezone)
@@ -66,7 +78,7 @@ def check(schedule: Schedule) -> None:
 
 def next_firing(schedule: Schedule, after: int) -> int:
     """Return the first moment behind `after` at which a valid schedule fires."""
-    place = zone(schedule.timezone)
+    place = zone_or_utc(schedule.timezone)
     first = _local(after, place).date() - timedelta(days=1)
     for number in range(_DAYS_AHEAD):
         day = first + timedelta(days=number)
@@ -138,7 +150,7 @@ def _local(moment: int, place: ZoneInfo) -> datetime:
 
 def local_time(moment: int, timezone: str) -> datetime:
     """Return a moment, to the second, as the clocks of a zone show it."""
-    return _local(moment, zone(timezone))
+    return _local(moment, zone_or_utc(timezone))
 
 
 # --- expiring
@@ -172,4 +184,4 @@ def expiration(moment: int, lifetime: str, timezone: str) -> int:
     year, month = divmod(begin.year * 12 + begin.month - 1 + quantity, 12)
     day = date(year, month + 1, min(begin.day, monthrange(year, month + 1)[1]))
     seconds = begin.second * _NS + moment % _NS
-    return _moments(day, begin.hour * 60 + begin.minute, zone(timezone))[0] + seconds
+    return _moments(day, begin.hour * 60 + begin.minute, zone_or_utc(timezone))[0] + seconds

@@ -10,17 +10,19 @@ its expiration.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from anqfs.errors import AlreadyThere, NotFound, SnapshotHeld, SnapshotLocked, UsageError
+from anqfs.errors import AlreadyThere, Damaged, NotFound, SnapshotHeld, SnapshotLocked, UsageError
 from anqfs.namespace.core import RECORD_ROOM, Core, operation
 from anqfs.namespace.security_keys import SecurityKeys, is_text
 from anqfs.namespace.snapshots import Snapshots
 from anqfs.store.schema import COUNTER_HOLD, Counter, Hold, Snapshot, hold_key, prefix_end
 
+_log = logging.getLogger(__name__)
 HOLDS_MAX = 16
 """Holds of one snapshot."""
 OWNER_MAX = 200
@@ -40,10 +42,16 @@ class SnapshotLocks:
         snapshots.is_held = self._holds.__contains__
 
     def load(self) -> None:
-        """Read all holds."""
-        for key, record in self.core.volume.scan(b"B", prefix_end(b"B")):
-            if isinstance(record, Hold):
-                self._holds[int.from_bytes(key[1:9], "big")][int.from_bytes(key[9:], "big")] = record.owner
+        """Read all holds. A damaged one holds, whosever it is."""
+        for key in list(self.core.volume.scan_keys(b"B", prefix_end(b"B"))):
+            number, hold = int.from_bytes(key[1:9], "big"), int.from_bytes(key[9:], "big")
+            try:
+                record = self.core.get(key)
+            except Damaged as error:
+                _log.error("hold %d of snapshot %d is damaged, the snapshot stays held: %s", hold, number, error)
+                record = Hold("an owner whose record is damaged", 0)
+            assert isinstance(record, Hold)
+            self._holds[number][hold] = record.owner
 
     # --- what is refused
 

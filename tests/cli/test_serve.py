@@ -222,6 +222,17 @@ def test_many_half_open_clients_do_not_keep_others_out(relay: Relay) -> None:
         assert relay.request("GET", "/v1/version", token=relay.login())[0] == 200
 
 
+def test_one_address_does_not_keep_others_out(relay: Relay) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(socket.create_connection((relay.host, relay.port), DEADLINE))
+        # Half-open connections last for ten seconds: whoever waits for them is late.
+        other = stack.enter_context(socket.create_connection((relay.host, relay.port), 8, source_address=("127.0.0.2", 0)))
+        tls = stack.enter_context(trusting_all().wrap_socket(other))
+        tls.sendall(b"GET /v1/version HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert tls.recv(100).startswith(b"HTTP/1.1 401")
+
+
 def test_one_connection_carries_many_requests(served: Bench, relay: Relay) -> None:
     token = relay.login()
     connection = http.client.HTTPSConnection(relay.host, relay.port, timeout=DEADLINE, context=trusting_all())

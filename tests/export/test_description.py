@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,7 @@ def test_what_is_not_said_is_closed() -> None:
         ("mountpoint", "/a\nb", "mountpoint"),
         ("bind", "eth0", "bind: 'eth0' is no IP address"),
         ("bind", "10.0.0.0/24", "bind"),
+        ("bind", "fe80::1%lo;\n}\n", "bind"),
         ("extra", 1, "unknown field `extra`"),
         ("nfs.port", 0, "nfs.port: 0 is no port"),
         ("nfs.port", "2049", "nfs.port: expected `int`, got `str`"),
@@ -90,7 +93,9 @@ def test_what_is_not_said_is_closed() -> None:
         ("nfs.kerberos", None, "nfs.kerberos"),
         ("nfs.kerberos.keytab", "etc/keytab", "nfs.kerberos.keytab"),
         ("nfs.kerberos.principal", 'nfs@a" }', "nfs.kerberos.principal"),
+        ("nfs.kerberos.principal", "nfs@a\\", "nfs.kerberos.principal"),
         ("nfs.kerberos.users", {"ann": "ann"}, "nfs.kerberos.users"),
+        ("nfs.kerberos.users", {"[General]@a": "ann"}, "nfs.kerberos.users"),
         ("nfs.export.0.name", "a b", "nfs.export[0].name"),
         ("nfs.export.0.name", "sealed", "two exports are named sealed"),
         ("nfs.export.0.id", 2, "the same id"),
@@ -99,6 +104,8 @@ def test_what_is_not_said_is_closed() -> None:
         ("nfs.export.0.path", "a/../../etc", "nfs.export[0].path"),
         ("nfs.export.0.clients", ["10.0.0.1/24"], "nfs.export[0].clients: '10.0.0.1/24' is no address or network"),
         ("nfs.export.0.clients", ["*"], "nfs.export[0].clients"),
+        ("nfs.export.0.clients", ["fe80::1%; Access_Type = RW; }\nEXPORT {"], "nfs.export[0].clients"),
+        ("smb.share.0.clients", ["fe80::1%\nguest ok = yes"], "smb.share[0].clients"),
         ("nfs.export.0.access", "rw", "nfs.export[0].access"),
         ("nfs.export.0.security", ["krb6"], "nfs.export[0].security[0]"),
         ("smb.share.0.name", "homes", "smb.share[0].name: homes means something else"),
@@ -205,3 +212,32 @@ def test_each_mount_point_has_a_file_name_of_its_own() -> None:
     names = [escape(point) for point in points]
     assert len(set(names)) == len(points)
     assert names[0] == "a-b" and all("/" not in name and "\\" not in name and name.isascii() and not name.startswith(".") for name in names)
+
+
+def test_the_servers_files_are_ours_alone_whatever_the_umask_and_whatever_was_there(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        layout = Layout(tmp_path / "strict")
+        layout.make()
+    finally:
+        os.umask(before)
+    modes = {directory: stat.S_IMODE(directory.stat().st_mode) for directory in (layout.root, layout.smb, layout.generated)}
+    assert list(modes.values()) == [0o711, 0o711, 0o700]
+    layout.generated.chmod(0o755)
+    layout.make()
+    assert stat.S_IMODE(layout.generated.stat().st_mode) == 0o700
+    layout.root.chmod(0o777)
+    with pytest.raises(UsageError, match="others could change"):
+        layout.make()
+    layout.root.chmod(0o711)
+    os.chown(layout.state, 65534, 65534)
+    with pytest.raises(UsageError, match="others could change"):
+        layout.make()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    linked = Layout(tmp_path / "linked")
+    linked.root.mkdir(0o711)
+    linked.state.symlink_to(elsewhere)
+    with pytest.raises(UsageError, match="a link"):
+        linked.make()
+    assert list(elsewhere.iterdir()) == []

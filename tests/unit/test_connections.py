@@ -67,6 +67,20 @@ def test_no_request_ends_the_server(tmp_path: Path) -> None:
     serving(tmp_path, act)
 
 
+def test_a_stranger_who_sends_a_body_slowly_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def act(path: str) -> None:
+        for target, status in ((b"session/login", b"408"), (b"users/", b"401")):
+            async with await trio.open_unix_socket(path) as stream:
+                await stream.send_all(b"POST /v1/" + target + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+                answer = b""
+                while piece := await stream.receive_some(65536):
+                    answer += piece
+                assert answer.startswith(b"HTTP/1.1 " + status)
+
+    monkeypatch.setattr(server, "STRANGERS_SECONDS", 0.05)
+    serving(tmp_path, act)
+
+
 def test_an_unforeseen_fault_ends_one_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     whole = connections._serve_connection
 

@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 import trio
 import trio.testing
 
 from anqfs.control.scheduler import Scheduler
-from anqfs.errors import FilesystemError
-from anqfs.namespace import ROOT, Namespace, snapshots
+from anqfs.errors import FilesystemError, UsageError
+from anqfs.namespace import ROOT, Namespace, schedules, snapshots
 from anqfs.namespace.schedules import DAILY, EVERY_SO_OFTEN, Schedule
 from anqfs.namespace.snapshots import label
 from tests.unit.namespace_volume import work_off
@@ -244,3 +245,45 @@ def test_a_volume_that_was_opened_read_only_takes_and_drops_nothing(tmp_path: Pa
             assert names(ns) == [b"1_a"]
 
         assert run(ns, act).looks == 0
+
+
+def test_an_unforeseen_fault_is_logged_and_the_timetable_goes_on(
+    ns: Namespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> list[int]:
+        raise ValueError("a fault")
+
+    async def act(day: Day) -> None:
+        ns.policies.create(b"often", 1, Schedule(EVERY_SO_OFTEN, every=10))
+        with monkeypatch.context() as patch:
+            patch.setattr(ns.policies, "due", broken)
+            await trio.sleep(900)
+        await trio.sleep(400)
+        assert names(ns) == [b"1_often", b"2_often"]
+
+    with logged(caplog) as said:
+        run(ns, act)
+    assert "unforeseen fault" in said[0]
+
+
+def test_a_policy_whose_time_zone_this_machine_does_not_know_goes_by_utc(
+    ns: Namespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def act(day: Day) -> None:
+        await trio.sleep(HOUR - 60)
+        assert names(ns) == [b"1_daily"]  # made up for
+        await trio.sleep(120)
+        assert names(ns) == [b"1_daily", b"2_daily"]
+
+    def unknown(name: str) -> ZoneInfo:
+        raise UsageError(f"there is no time zone {name}")
+
+    number = ns.policies.create(b"daily", 1, Schedule(DAILY, "Asia/Tokyo", at=120), time_to_live="1months")
+    with caplog.at_level(logging.ERROR, "anqfs.namespace.policies"), monkeypatch.context() as patch:
+        patch.setattr(schedules, "zone", unknown)
+        schedules.zone_or_utc.cache_clear()
+        ns.policies.load()
+        run(ns, act)
+    schedules.zone_or_utc.cache_clear()
+    assert f"snapshot policy {number} goes by UTC" in caplog.text
+    caplog.clear()

@@ -27,6 +27,8 @@ from anqfs.namespace.check import check
 from anqfs.namespace.nodes import snapshots_node
 from anqfs.namespace.schedules import DAILY, Schedule
 from anqfs.namespace.snapshots import label
+from anqfs.store.schema import api_user_key, hold_key
+from tests.unit.damaged_volume import Damage, Facts
 from tests.unit.namespace_volume import answer, make_store, opened, work_off
 from tests.unit.signing import new_key, new_pem
 
@@ -169,6 +171,29 @@ def test_a_held_snapshot_is_neither_deleted_nor_changed_and_outlives_its_expirat
         ns.snapshot_locks.release(snapshot.id, second)
         refused(NotFound, lambda: ns.snapshot_locks.release(snapshot.id, second))
         assert ns.snapshot_expire() == snapshot.id
+
+
+def test_a_hold_whose_record_is_damaged_still_holds_and_the_volume_opens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = tmp_path / "store"
+    make_store(store)
+    with opened(store) as ns:
+        snapshot = ns.snapshot_create(1, b"sent")
+        hold = ns.snapshot_locks.hold(snapshot.id, "replication 1")
+        ns.api_users.add("admin", "Administrators", b"")
+        ns.api_users.add("other", "Observers", b"")
+        ns.volume.commit().wait()
+    damage = Damage(store, Facts())
+    damage.flip_record(hold_key(snapshot.id, hold))
+    damage.flip_record(api_user_key(1000))
+    with opened(store) as ns:
+        refused(SnapshotHeld, lambda: ns.snapshot_delete(snapshot.id))
+        ns.snapshot_locks.release(snapshot.id, hold)
+        ns.snapshot_delete(snapshot.id)
+        assert [user.name for _, user in ns.api_users.all()] == ["admin"]
+        assert ns.api_users.add("another", "Observers", b"") == 1001
+    assert "the snapshot stays held" in caplog.text
+    assert "let in no more" in caplog.text
+    caplog.clear()
 
 
 def test_check_misses_the_key_of_a_lock_and_the_snapshot_of_a_hold(ns: Namespace) -> None:
