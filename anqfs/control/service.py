@@ -19,16 +19,14 @@ from anqfs.control import exports, keys, offline, wire
 from anqfs.control.accounts import Accounts
 from anqfs.control.coherence import Coherence
 from anqfs.control.jobs import Jobs
-from anqfs.control.requests import CloneRequest, KeyRequest, RestoreRequest, ScrubRequest, SettingsRequest
+from anqfs.control.making import Making
+from anqfs.control.requests import KeyRequest, SettingsRequest
+from anqfs.control.scrubbing import Scrubbing
 from anqfs.errors import AnqfsError, CommitFailed, Damaged, MountFailed, NotFound, ReadOnlyVolume, StoreInUse, UsageError
 from anqfs.mount import mountpoint as place
-from anqfs.namespace.clone import Clone
 from anqfs.namespace.nodes import ino_of, view_of
 from anqfs.namespace.quota_accounts import capacity_below
-from anqfs.namespace.restore import Progress as RestoreProgress
-from anqfs.namespace.restore import Restore
-from anqfs.namespace.scrub import Batch, Scrub
-from anqfs.store.schema import ROOT_INO, SCRUB, ScrubState, Snapshot
+from anqfs.store.schema import ROOT_INO, Snapshot
 
 if TYPE_CHECKING:
     from anqfs.control.registry import Entry
@@ -36,12 +34,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("anqfs.control.service")
 
-_STEP_BUDGET = 64
-"""How many small parts of a restore one step does."""
-_FORGET_AT = 1000
-"""Changes after which the kernel is told what to forget; it is told of the rest at the end."""
-_SCRUB_BUDGET = 256
-"""How many records one step of a scrub verifies."""
 _SNAPSHOTS_AT_ONCE = 256
 _PARTS = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "max_us": 1.0}
 """Shares of the requests of one kind; the bounds are powers of two nanoseconds."""
@@ -63,7 +55,8 @@ class Service:
         self.accounts = Accounts(session.namespace.api_users)
         self._unmount = unmount
         self._over = over
-        self._scrub: Scrub | None = None
+        self.making = Making(self)
+        self.scrubbing = Scrubbing(self)
         self._began = time.time_ns()
         self._stopping = False
 
@@ -97,7 +90,7 @@ class Service:
             "uncommitted_bytes": volume.dirty_bytes(),
             "root": volume.root,
             "failed": None if volume.failed is None else str(volume.failed),
-            "scrub": self.scrub_state(),
+            "scrub": self.scrubbing.state(),
             "restore": None if restore is None else restore.document(),
             "slots": [offline.slot(one.number, one.kind, one.iterations, one.created) for one in volume.slots()],
             "counters": dict(volume.counters),
@@ -238,79 +231,12 @@ class Service:
         job.cancel()
         return job.document()
 
-    async def restore(self, request: RestoreRequest) -> dict[str, Any]:
-        """Start a restore and return its job. Raises NotFound, UsageError, StoreInUse while another runs."""
-        self.jobs.must_be_free("restore")
-        self._must_stay()
-        self.must_be_writable()
-        destination = self._destination(request)
-        path = b"/".join(_components(request.path))
-        self.existing(request.snapshot)
-        await self.session.flush()
-        self.jobs.must_be_free("restore")
-        work = Restore(self.namespace, request.snapshot, path, destination, self.session.is_known)
-        return self._start_making("restore", work, {"snapshot": request.snapshot})
-
-    async def clone(self, request: CloneRequest) -> dict[str, Any]:
-        """Start a clone and return its job. Raises NotFound, FilesystemError, UsageError, StoreInUse while another runs."""
-        self.jobs.must_be_free("clone")
-        self._must_stay()
-        self.must_be_writable()
-        name = _new_name(request.name)
-        await self.session.flush()
-        self.jobs.must_be_free("clone")
-        work = Clone(self.namespace, request.source, (request.parent, name))
-        return self._start_making("clone", work, {"name": request.name})
-
-    def _start_making(self, kind: str, work: Restore | Clone, facts: dict[str, Any]) -> dict[str, Any]:
-        """Start the job that does the steps of a restore or a clone, and return it."""
-        changes: list[tuple[int, bytes | None]] = []
-
-        async def step() -> bool:
-            if self.volume.must_wait():
-                await self.session.durability.room()
-            try:
-                more = work.step(_STEP_BUDGET)
-            except AnqfsError:
-                await self._forget([*changes, *work.take_changes()])
-                self.session.background.kick()
-                raise
-            self.session.changed()
-            changes.extend(work.take_changes())
-            wishes = work.take_wishes()
-            if wishes:
-                await self._tell_kernel(lambda: self.session.let_go(wishes))
-            if len(changes) >= _FORGET_AT:
-                await self._forget(changes)
-                changes.clear()
-            return more
-
-        async def finish(cancelled: bool) -> None:
-            if cancelled and isinstance(work, Clone):
-                work.give_up()
-            await self._forget([*changes, *work.take_changes()])
-            await self.session.durable()
-            self.session.background.kick()
-
-        def progress() -> dict[str, Any]:
-            return {**facts, **_restored(work.progress)}
-
-        return self.jobs.start(kind, step, progress, finish).document()
-
     async def tell(self, nodes: Iterable[int], names: Iterable[tuple[int, bytes]]) -> None:
         """Tell the kernel that these live inodes and these (directory, name) were changed behind its back."""
         inodes, entries = list(nodes), list(names)
-        await self._tell_kernel(lambda: self.session.invalidate(inodes, entries))
+        await self.tell_kernel(lambda: self.session.invalidate(inodes, entries))
 
-    async def _forget(self, changes: list[tuple[int, bytes | None]]) -> None:
-        """Make the kernel forget what it keeps of these inodes (inode, None) and names (directory, name)."""
-        if not changes:
-            return
-        nodes = dict.fromkeys(node for node, _ in changes)
-        names = dict.fromkeys((node, name) for node, name in changes if name is not None)
-        await self._tell_kernel(lambda: self.session.invalidate(nodes, names))
-
-    async def _tell_kernel(self, tell: Callable[[], Awaitable[None]]) -> None:
+    async def tell_kernel(self, tell: Callable[[], Awaitable[None]]) -> None:
         """Tell the kernel to forget something, unless the mount is gone or goes meanwhile."""
         if self._is_gone():
             return
@@ -325,45 +251,6 @@ class Service:
         """Tell whether the mount is taken away already: the FUSE descriptor may be closed then and must not be written to."""
         return self._over.is_set() or place.mounted_at(self.session.mountpoint) is None
 
-    def _destination(self, request: RestoreRequest) -> tuple[int, bytes] | None:
-        if request.in_place:
-            if request.parent is not None or request.name is not None:
-                raise UsageError("a restore in place has no parent and no name")
-            return None
-        if request.parent is None or request.name is None:
-            raise UsageError("say where to: in_place, or parent and name")
-        return request.parent, _new_name(request.name)
-
-    async def scrub(self, request: ScrubRequest) -> dict[str, Any]:
-        """Start a scrub, or go on with the one that was stopped, and return its job."""
-        self._must_stay()
-        self.jobs.must_be_free("scrub")
-        if self.is_writable():
-            await self.session.flush()
-            await self.session.durable()
-        self.jobs.must_be_free("scrub")
-        work = self._scrub = Scrub(self.namespace)
-
-        def look() -> Batch:
-            batch = work.take(_SCRUB_BUDGET)
-            work.verify(batch)
-            return batch
-
-        async def step() -> bool:
-            more = work.settle(await trio.to_thread.run_sync(look))
-            self.session.changed()
-            return more
-
-        async def finish(cancelled: bool) -> None:
-            if self.is_writable():
-                await self.session.durable()
-
-        def progress() -> dict[str, Any]:
-            state = self._scrub_record()
-            return {"records": state.records, "extents": state.extents, "bytes": state.size}
-
-        return self.jobs.start("scrub", step, progress, finish, request.rate * (1 << 20)).document()
-
     def is_writable(self) -> bool:
         """Tell whether the volume takes changes."""
         return not self.volume.read_only and self.volume.failed is None
@@ -374,38 +261,6 @@ class Service:
             raise self.volume.failed
         if self.volume.read_only:
             raise ReadOnlyVolume(f"{wire.shown(self.entry.mountpoint)}: is mounted read-only")
-
-    def _scrub_record(self) -> ScrubState:
-        if self._scrub is not None:
-            return self._scrub.state
-        try:
-            record = self.volume.get(SCRUB)
-        except Damaged as error:
-            _log.error("how far the scrub came is not known: %s", error)
-            return ScrubState()
-        return record if isinstance(record, ScrubState) else ScrubState()
-
-    def scrub_state(self) -> dict[str, Any]:
-        """Return how far the scrub is, whether it runs or not."""
-        state, job = self._scrub_record(), self.jobs.last("scrub")
-        return {
-            "running": job is not None and job.is_running,
-            "passes": state.passes,
-            "started": wire.moment(state.started),
-            "finished": wire.moment(state.finished),
-            "records": state.records,
-            "extents": state.extents,
-            "bytes": state.size,
-            "damaged": [wire.text(path) for path in state.damaged],
-            "job": None if job is None else job.document(),
-        }
-
-    def scrub_cancel(self) -> dict[str, Any]:
-        """Stop the scrub after its step; harmless when none runs."""
-        job = self.jobs.last("scrub")
-        if job is not None:
-            job.cancel()
-        return self.scrub_state()
 
     # --- settings
 
@@ -418,7 +273,10 @@ class Service:
         self.must_be_writable()
         self.namespace.settings.change(snapshot_directory_mode=request.snapshot_directory_mode)
         await self.durable()
-        await trio.to_thread.run_sync(exports.changed, self.entry.mountpoint)
+        try:
+            await trio.to_thread.run_sync(exports.changed, self.entry.mountpoint)
+        except OSError as error:  # the change is made; servers that were not told go by it when they start again
+            _log.error("the file servers were not told of changed settings: %s", error)
         return self.settings()
 
     # --- keys
@@ -453,7 +311,8 @@ class Service:
 
     # --- the end
 
-    def _must_stay(self) -> None:
+    def must_stay(self) -> None:
+        """Raise StoreInUse when the volume is being unmounted."""
         if self._stopping:
             raise StoreInUse("the volume is being unmounted")
 
@@ -505,28 +364,3 @@ def _within(buckets: list[tuple[int, int]], part: float) -> float:
         if seen >= wanted:
             return bound / 1000
     return buckets[-1][0] / 1000
-
-
-def _restored(progress: RestoreProgress) -> dict[str, Any]:
-    done = progress.files + progress.directories
-    return {
-        "files": progress.files,
-        "directories": progress.directories,
-        "bytes": progress.bytes,
-        "removed": progress.removed,
-        "part": min(1.0, done / progress.total) if progress.total else None,
-    }
-
-
-def _new_name(text: str) -> bytes:
-    name = wire.raw(text)
-    if b"/" in name or name in (b".", b".."):
-        raise UsageError(f"{text!a} is no name for a new file")
-    return name
-
-
-def _components(path: str) -> list[bytes]:
-    parts = [part for part in wire.raw(path).split(b"/") if part not in (b"", b".")]
-    if b".." in parts:
-        raise UsageError(f"{path!a} leaves the snapshot: name a path inside it")
-    return parts

@@ -59,12 +59,12 @@ async def _get_snapshot(call: Call) -> Any:
 
 async def _post_restore(call: Call) -> Any:
     """Start a restore and return its job."""
-    return await call.service.restore(call.body)
+    return await call.service.making.restore(call.body)
 
 
 async def _post_clone(call: Call) -> Any:
     """Start a clone and return its job."""
-    return await call.service.clone(call.body)
+    return await call.service.making.clone(call.body)
 
 
 async def _get_job(call: Call) -> Any:
@@ -79,17 +79,17 @@ async def _delete_job(call: Call) -> Any:
 
 async def _get_scrub(call: Call) -> Any:
     """Return the scrub's state."""
-    return call.service.scrub_state()
+    return call.service.scrubbing.state()
 
 
 async def _post_scrub(call: Call) -> Any:
     """Start a scrub, or go on with one."""
-    return await call.service.scrub(call.body)
+    return await call.service.scrubbing.start(call.body)
 
 
 async def _delete_scrub(call: Call) -> Any:
     """Stop the scrub."""
-    return call.service.scrub_cancel()
+    return call.service.scrubbing.cancel()
 
 
 async def _get_usage(call: Call) -> Any:
