@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from anqfs.mount.session import Session
 
 
-PATIENCE_SECONDS = 2.0
+PATIENCE_SECONDS = 20.0
 """How long the kernel is asked to let go of a file that nobody has open but somebody looks at again and again."""
 _POLL_SECONDS = 0.0005
 
