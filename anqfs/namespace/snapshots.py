@@ -91,6 +91,8 @@ class Snapshots:
         self._positions: dict[int, bytes] = {}
         """How far their dead lists are walked."""
         self._changed = 0
+        self._damaged: set[int] = set()
+        """Live snapshots whose records are damaged: nobody knows whether they are locked, so they stay as they are."""
         self.check_may_go: Callable[[Snapshot], None] = _allow
         """Raises what keeps a snapshot from being deleted (`snapshot_locks`)."""
         self.check_may_expire: Callable[[Snapshot, int], None] = _allow
@@ -108,6 +110,7 @@ class Snapshots:
             except Damaged as damage:
                 _log.error("snapshot %d is damaged, what it holds is kept: %s", number, damage)
                 live.extend(self._from_marks(number))
+                self._damaged.add(number)
                 continue
             assert isinstance(record, Snapshot)
             self._changed = max(self._changed, record.created)
@@ -193,10 +196,15 @@ class Snapshots:
             self._core.timetable_changed()
 
     def begin_delete(self, number: int) -> None:
-        """Drop a snapshot, inside an operation. Raises NotFound, SnapshotLocked, SnapshotHeld."""
+        """Drop a snapshot, inside an operation. Raises NotFound, SnapshotLocked, SnapshotHeld, Damaged."""
         snapshot = self.get(number)
+        self._check_sound(number)
         self.check_may_go(snapshot)
         self._drop(snapshot)
+
+    def _check_sound(self, number: int) -> None:
+        if number in self._damaged:
+            raise Damaged(f"the record of snapshot {number} is damaged: whether it is locked is not known, so it stays as it is")
 
     def expire(self, now: int) -> int | None:
         """Drop a snapshot whose time has come at `now`, locked or not, inside an operation; returns its id, None when there is none."""
@@ -225,7 +233,8 @@ class Snapshots:
         return self.put(replace(snapshot, expires=expires))
 
     def put(self, snapshot: Snapshot) -> Snapshot:
-        """Replace the record of a live snapshot, inside an operation, and return it."""
+        """Replace the record of a live snapshot, inside an operation, and return it. Raises Damaged."""
+        self._check_sound(snapshot.id)
         self._core.room(RECORD_ROOM)
         self._core.volume.put(snapshot_key(snapshot.id), snapshot)
         self._core.after.append(lambda: self._replaced(snapshot))

@@ -15,6 +15,7 @@ from anqfs.errors import (
     AlreadyThere,
     AnqfsError,
     BadSignature,
+    Damaged,
     NotFound,
     SecurityKeyInUse,
     SnapshotHeld,
@@ -27,7 +28,7 @@ from anqfs.namespace.check import check
 from anqfs.namespace.nodes import snapshots_node
 from anqfs.namespace.schedules import DAILY, Schedule
 from anqfs.namespace.snapshots import label
-from anqfs.store.schema import api_user_key, hold_key
+from anqfs.store.schema import api_user_key, hold_key, snapshot_key
 from tests.unit.damaged_volume import Damage, Facts
 from tests.unit.namespace_volume import answer, make_store, opened, work_off
 from tests.unit.signing import new_key, new_pem
@@ -86,6 +87,28 @@ def test_a_lock_survives_restarts_and_crashes(tmp_path: Path) -> None:
         work_off(ns)
         ns.volume.commit().wait()
         assert check(ns.volume).findings == []
+
+
+def test_damage_of_its_record_does_not_unlock_a_snapshot(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = tmp_path / "store"
+    make_store(store)
+    with opened(store) as ns:
+        file, _ = ns.create(1, b"f", 0o644, ROOT)
+        ns.write(file, 0, b"kept")
+        ns.snapshot_locks.lock(ns.snapshot_create(1, b"kept").id, str(add(ns, "vault", new_key())))
+        ns.unlink(1, b"f")
+        ns.volume.commit().wait()
+    Damage(store, Facts()).flip_record(snapshot_key(1))
+    with opened(store) as ns:
+        for change in (
+            lambda: ns.snapshot_delete(1),
+            lambda: ns.snapshot_modify(1, LATER),
+            lambda: ns.rmdir(snapshots_node(1), b"1_damaged"),
+        ):
+            refused(Damaged, change)
+        assert ns.read(ns.lookup(ns.snapshot_node(1), b"f")[0], 0, 10) == b"kept"
+    assert "snapshot 1 is damaged" in caplog.text
+    caplog.clear()
 
 
 def test_only_a_signature_over_the_present_challenge_unlocks_and_each_only_once(ns: Namespace) -> None:
