@@ -39,19 +39,14 @@ class KeyStoreStatus(msgspec.Struct):
     last_status_update_time: str | None
 
 
-def _rotated(call: Call) -> str | None:
-    found = call.service.last_rotation()
-    return None if found is None else found
-
-
 async def _get_status_v1(call: Call) -> Any:
     """Return the state of encryption at rest."""
-    return StatusV1("Encrypted", "Local", _rotated(call) or "")
+    return StatusV1("Encrypted", "Local", call.service.last_rotation() or "")
 
 
 async def _get_status(call: Call) -> Any:
     """Return the state of the key store."""
-    return KeyStoreStatus("Local", "Encrypted", None, None, _rotated(call), None)
+    return KeyStoreStatus("Local", "Encrypted", None, None, call.service.last_rotation(), None)
 
 
 async def _get_key_store(call: Call) -> Any:

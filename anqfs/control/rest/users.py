@@ -32,7 +32,7 @@ class User(msgspec.Struct):
 
 
 class NewUser(msgspec.Struct):
-    """A user to add. `primary_group` 512 (Administrators) or `role` says what the user may do; without either, everything."""
+    """A user to add. `role` says what the user may do, else `primary_group`: 512 (Administrators) everything, any other only look."""
 
     name: Text
     password: Text
@@ -88,6 +88,11 @@ def _user(number: int, user: ApiUser) -> User:
     )
 
 
+def _role_of(primary_group: str) -> str:
+    """Return the role of a new user for whom none is named: nobody becomes as good as root by leaving something out."""
+    return ADMINISTRATORS if primary_group == str(ADMINS_GROUP) else OBSERVERS
+
+
 def _answer(call: Call, number: int) -> Answer:
     user = call.service.accounts.users.get(number)
     return Answer(_user(number, user), etag=etags.of(number, user))
@@ -109,7 +114,7 @@ async def _add(call: Call) -> Any:
     accounts = call.service.accounts
     call.service.must_be_writable()
     password = await accounts.hashed(wanted.password)
-    number = accounts.users.add(wanted.name, wanted.role or ADMINISTRATORS, password)
+    number = accounts.users.add(wanted.name, wanted.role or _role_of(wanted.primary_group), password)
     await call.service.durable()
     return _answer(call, number)
 
