@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from anqfs.cli import output
+from anqfs.cli.snapshot_commands import DryRun
 from anqfs.control import wire
 from anqfs.errors import NotFound, UsageError
 
@@ -102,7 +103,7 @@ def user_passwd(name: Name, password_file: PasswordFile = None, mountpoint: OfMo
 
 
 @users.command("remove")
-def user_remove(name: Name, mountpoint: OfMount = None) -> None:
+def user_remove(name: Name, dry_run: DryRun = False, mountpoint: OfMount = None) -> None:
     """Remove a user with all sessions and access tokens. The last administrator cannot be removed.
 
     Examples:
@@ -111,7 +112,11 @@ def user_remove(name: Name, mountpoint: OfMount = None) -> None:
       anqfs api user remove monitoring
     """
     daemon = _daemon(mountpoint)
-    daemon.delete(f"/v1/users/{_user(daemon, name)['id']}")
+    user = _user(daemon, name)
+    if dry_run:
+        output.say(f"API user {name} would be removed, with {user['access_tokens']} access tokens")
+        return
+    daemon.delete(f"/v1/users/{user['id']}")
 
 
 @users.command("list")
@@ -200,6 +205,7 @@ def token_list(
 @tokens.command("revoke")
 def token_revoke(
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Their ids in `anqfs api token list`.")],
+    dry_run: DryRun = False,
     mountpoint: OfMount = None,
 ) -> None:
     """Revoke access tokens, at once.
@@ -213,7 +219,12 @@ def token_revoke(
 
     daemon = _daemon(mountpoint)
     for number in dict.fromkeys(ids):
-        daemon.delete(f"/v1/auth/access-tokens/{quote(number, '')}")
+        path = f"/v1/auth/access-tokens/{quote(number, '')}"
+        if dry_run:
+            daemon.get(path)
+            output.say(f"access token {wire.shown(number)} would be revoked")
+        else:
+            daemon.delete(path)
 
 
 # --- the network

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from anqfs.cli import export_user_commands, output
+from anqfs.cli.snapshot_commands import DryRun
 from anqfs.control import wire
 from anqfs.errors import UsageError
 
@@ -148,7 +149,9 @@ def _added(layout: Any, served: bool, name: str, clients: tuple[str, ...]) -> No
 
 
 @app.command()
-def remove(kind: KindArgument, name: Annotated[str, typer.Argument(metavar="NAME")], mountpoint: ByOption = None) -> None:
+def remove(
+    kind: KindArgument, name: Annotated[str, typer.Argument(metavar="NAME")], dry_run: DryRun = False, mountpoint: ByOption = None
+) -> None:
     """Export something no longer. A server that runs stops serving it; clients that have it mounted get errors.
 
     Examples:
@@ -158,7 +161,12 @@ def remove(kind: KindArgument, name: Annotated[str, typer.Argument(metavar="NAME
     """
     from anqfs.control import exports
 
-    exports.remove(exports.of_mount_point(mountpoint), _kind(kind), name)
+    layout = exports.of_mount_point(mountpoint)
+    if dry_run:
+        export = exports.one(layout, _kind(kind), name)
+        output.say(f"{wire.shown(export['path'])} would be exported over {kind} as {name} no longer")
+        return
+    exports.remove(layout, _kind(kind), name)
 
 
 @app.command("list")

@@ -8,6 +8,8 @@ import typer
 
 from anqfs.cli import output
 from anqfs.cli.secret_options import obtain
+from anqfs.cli.snapshot_commands import DryRun
+from anqfs.errors import NotFound
 
 app = typer.Typer(help="Add, remove and list SMB users.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -42,7 +44,7 @@ def add(
 
 
 @app.command()
-def remove(name: Name, mountpoint: ByOption = None) -> None:
+def remove(name: Name, dry_run: DryRun = False, mountpoint: ByOption = None) -> None:
     """Remove an SMB user. The Unix user stays. Sessions that are open go on until they end.
 
     Examples:
@@ -52,7 +54,13 @@ def remove(name: Name, mountpoint: ByOption = None) -> None:
     """
     from anqfs.control import exports
 
-    exports.remove_user(exports.of_mount_point(mountpoint), name)
+    layout = exports.of_mount_point(mountpoint)
+    if dry_run:
+        if name not in exports.user_names(layout):
+            raise NotFound(f"{name}: is no SMB user: see `anqfs export user list`")
+        output.say(f"SMB user {name} would be removed")
+        return
+    exports.remove_user(layout, name)
 
 
 @app.command("list")

@@ -8,6 +8,7 @@ import typer
 
 from anqfs.cli import output
 from anqfs.cli.secret_options import KeyFile, NewKeyFile, NewPassphraseFile, PassphraseFile, from_files, obtain, only_one
+from anqfs.cli.snapshot_commands import DryRun
 from anqfs.control import wire
 
 app = typer.Typer(help="List, add and remove key slots; make a new key generation.", no_args_is_help=True)
@@ -81,6 +82,7 @@ def remove(
     slot: Annotated[int, typer.Argument(metavar="SLOT", min=0, help="The slot's number in `anqfs key list`.")],
     key_file: KeyFile = None,
     passphrase_file: PassphraseFile = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Remove a key slot. The last one cannot be removed.
 
@@ -89,12 +91,17 @@ def remove(
     Examples:
 
     \b
+      anqfs key remove /srv/archive.store 1 --key-file /root/archive.key --dry-run
       anqfs key remove /srv/archive.store 1 --key-file /root/archive.key
     """
     from anqfs.control import keys
 
     ring = keys.of(store)
     ring.unlock(_present(ring, store, key_file, passphrase_file))
+    if dry_run:
+        keys.check_removal(ring, slot)
+        output.say(f"key slot {slot} would be removed")
+        return
     ring.remove(slot)
     output.say(f"removed key slot {slot}")
 

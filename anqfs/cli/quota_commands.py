@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anqfs.cli import output
-from anqfs.cli.snapshot_commands import directory_inode, naming
+from anqfs.cli.snapshot_commands import DryRun, directory_inode, naming
 from anqfs.control import wire
 from anqfs.errors import NotMounted, QuotaMissing
 
@@ -19,7 +19,6 @@ app = typer.Typer(help="Limit how much a directory may hold.", no_args_is_help=T
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Directory = Annotated[str, typer.Argument(metavar="DIR", help="A directory in a mounted volume.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")]
 _QUOTAS = "/v1/files/quotas"
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from anqfs.cli import output
-from anqfs.cli.snapshot_commands import facts_of, naming
+from anqfs.cli.snapshot_commands import DryRun, facts_of, naming
 from anqfs.control import wire
 from anqfs.errors import UsageError
 
@@ -17,7 +17,6 @@ app = typer.Typer(help="Lock files, so that nobody can change or delete them.", 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 File = Annotated[str, typer.Argument(metavar="FILE", help="A regular file in a mounted volume.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")]
 
 
 def _end(until: str | None, days: int | None, years: int | None) -> str:

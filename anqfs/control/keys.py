@@ -19,6 +19,7 @@ class Keys(Protocol):
     """What can be done with the key slots of one store."""
 
     is_mounted: bool
+    store: str
 
     def document(self) -> dict[str, Any]:
         """Return the slots as JSON."""
@@ -62,13 +63,20 @@ def verify(store: str, present: Secret) -> None:
         raise WrongKey(f"{wire.shown(store)}: {error}") from error
 
 
+def check_removal(keys: Keys, slot: int) -> None:
+    """Raise KeySlotError when a slot cannot be removed: there is none of this number, or no other."""
+    from anqfs.crypto.slots import without
+
+    without(offline.superblock(keys.store).slots, slot)
+
+
 class MountedKeys:
     """Through the daemon. It has the master key, so a present secret is checked only when it is given."""
 
     is_mounted = True
 
     def __init__(self, store: str, daemon: Client) -> None:
-        self._store = store
+        self.store = store
         self._daemon = daemon
 
     def document(self) -> dict[str, Any]:
@@ -79,7 +87,7 @@ class MountedKeys:
     def unlock(self, present: Secret | None) -> None:
         """Check a present secret, if there is one. Raises WrongKey."""
         if present is not None:
-            verify(self._store, present)
+            verify(self.store, present)
 
     def add(self, new: Secret) -> int:
         """Add a slot and return its number."""
@@ -102,18 +110,18 @@ class OfflineKeys:
     is_mounted = False
 
     def __init__(self, store: str) -> None:
-        self._store = store
+        self.store = store
         self._present: Secret | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the slots as JSON."""
-        block = offline.superblock(self._store)
+        block = offline.superblock(self.store)
         return document(offline.slots_of(block), len(block.generations))
 
     def unlock(self, present: Secret | None) -> None:
         """Take the secret that the changes are made with. Raises WrongKey."""
         assert present is not None
-        verify(self._store, present)
+        verify(self.store, present)
         self._present = present
 
     def add(self, new: Secret) -> int:
@@ -139,7 +147,7 @@ class OfflineKeys:
             volume.rotate()
         finally:
             volume.close()
-        return len(offline.superblock(self._store).generations)
+        return len(offline.superblock(self.store).generations)
 
     def _open(self) -> Volume:
         from pathlib import Path
@@ -147,4 +155,4 @@ class OfflineKeys:
         from anqfs.store.volume import Volume
 
         assert self._present is not None
-        return Volume.open(Path(os.path.abspath(self._store)), self._present)
+        return Volume.open(Path(os.path.abspath(self.store)), self._present)

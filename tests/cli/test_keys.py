@@ -37,10 +37,14 @@ def test_add_and_remove(store: Bench) -> None:
     second = new_key(store)
     assert store.json("key", "add", store.store, "--key-file", store.key, "--new-key-file", second) == {"slot": 1}
     assert [slot["slot"] for slot in store.json("key", "list", store.store)["slots"]] == [0, 1]
+    assert "would be removed" in store.ok("key", "remove", store.store, "0", "--key-file", second, "--dry-run")
+    assert len(store.json("key", "list", store.store)["slots"]) == 2
     store.ok("key", "remove", store.store, "0", "--key-file", second)
     assert [slot["slot"] for slot in store.json("key", "list", store.store)["slots"]] == [1]
     store.fails(2, "key", "remove", store.store, "1", "--key-file", second)
     store.fails(2, "key", "remove", store.store, "5", "--key-file", second)
+    store.fails(2, "key", "remove", store.store, "1", "--key-file", second, "--dry-run")
+    store.fails(2, "key", "remove", store.store, "5", "--key-file", second, "--dry-run")
     store.fails(4, "key", "remove", store.store, "1", "--key-file", store.key)
 
 

@@ -71,6 +71,7 @@ def test_users_come_and_go_on_the_command_line(mounted: Bench) -> None:
     assert PASSWORD not in json.dumps(listed) and "password" not in {key for one in listed for key in one}
     mounted.ok("api", "user", "passwd", "watcher", "--password-file", other)
     assert "last administrator" in mounted.fails(2, "api", "user", "remove", "admin")
+    assert "would be removed" in mounted.ok("api", "user", "remove", "watcher", "--dry-run")
     mounted.ok("api", "user", "remove", "watcher")
     mounted.fails(8, "api", "user", "remove", "watcher")
     mounted.fails(8, "api", "user", "list", "watcher")
@@ -84,9 +85,11 @@ def test_tokens_are_made_shown_once_listed_and_revoked(served: Bench, relay: Rel
     listed = served.json("api", "token", "list", "admin")
     assert len(listed) == 2 and made["bearer_token"] not in json.dumps(listed)
     assert relay.request("GET", "/v1/session/who-am-i", token=made["bearer_token"])[1]["name"] == "admin"
+    assert "would be revoked" in served.ok("api", "token", "revoke", made["id"], "--dry-run")
     served.ok("api", "token", "revoke", made["id"])
     assert relay.request("GET", "/v1/version", token=made["bearer_token"])[0] == 401
     served.fails(8, "api", "token", "revoke", made["id"])
+    served.fails(8, "api", "token", "revoke", made["id"], "--dry-run")
     served.fails(8, "api", "token", "create", "nobody")
     served.fails(2, "api", "token", "create", "admin", "--expires", "2001-01-01T00:00:00Z")
     assert b"access-v1:" not in served.logs()

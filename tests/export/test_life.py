@@ -85,6 +85,7 @@ def test_an_export_comes_and_goes_while_the_servers_run(served: Served) -> None:
     assert "served now" in served.ok("export", "add", "smb", served.mountpoint, "--name", "archive", "--clients", "127.0.0.1")
     eventually("Samba to start", lambda: served.server("smb").get("state") == "running")
     assert served.server("nfs")["pid"] == before
+    assert "no longer" in served.ok("export", "remove", "smb", "archive", "--dry-run")
     served.ok("export", "remove", "smb", "archive")
     eventually("Samba to stop", lambda: served.server("smb") == {})
     assert not answers(served.smb_port)
@@ -203,10 +204,12 @@ def test_smb_users_come_and_go_and_passwords_are_never_arguments(served: Served)
     password.write_text("another")
     served.ok("export", "user", "add", "games", "--password-file", password)
     assert logs_in(served, "another") and not logs_in(served, "correct horse")
+    assert "would be removed" in served.ok("export", "user", "remove", "games", "--dry-run")
     served.ok("export", "user", "remove", "games")
     assert served.json("export", "user", "list") == []
     assert not logs_in(served, "another")
     assert "no SMB user" in served.fails(8, "export", "user", "remove", "games")
+    assert "no SMB user" in served.fails(8, "export", "user", "remove", "games", "--dry-run")
 
 
 def logs_in(served: Served, password: str) -> bool:
