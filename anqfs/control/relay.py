@@ -106,13 +106,17 @@ def self_signed_for(place: Place) -> tuple[bytes, bytes]:
 
 
 def _keep(place: Place, certificate: str, key: str) -> None:
-    """Make a certificate and its key and write them to new files."""
+    """Make a certificate and its key and write them to new files: both or none, or the next start would find half of them."""
+    made: list[str] = []
     for path, content in zip((certificate, key), self_signed_for(place), strict=True):
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            made.append(path)
             with os.fdopen(handle, "wb") as stream:
                 stream.write(content)
         except OSError as error:
+            for one in made:
+                os.unlink(one)
             raise UsageError(f"{wire.shown(path)}: cannot be written: {error.strerror}") from error
 
 

@@ -11,8 +11,9 @@ import pytest
 import trio
 from hypercorn.trio.tcp_server import TCPServer
 
-from anqfs.control import connections, server
+from anqfs.control import connections, relay, server
 from anqfs.control.service import Service
+from anqfs.errors import UsageError
 
 ASKED = b"GET /v1/version HTTP/1.1\r\nHost: x\r\n\r\n"
 HOSTILE = [
@@ -98,3 +99,14 @@ def test_an_unforeseen_fault_ends_one_connection(tmp_path: Path, monkeypatch: py
     serving(tmp_path, act)
     assert [record.exc_info is not None for record in caplog.records if record.levelno >= logging.WARNING] == [True]
     caplog.clear()
+
+
+def test_a_certificate_is_kept_with_its_key_or_not_at_all(tmp_path: Path) -> None:
+    place, certificate, key = relay.place_of("127.0.0.1:0"), tmp_path / "cert.pem", tmp_path / "there" / "key.pem"
+    with pytest.raises(UsageError, match="cannot be written"):
+        relay.context_of(place, str(certificate), str(key), self_signed=True)
+    assert list(tmp_path.iterdir()) == []
+    key.parent.mkdir()
+    _, first = relay.context_of(place, str(certificate), str(key), self_signed=True)
+    assert [path.stat().st_mode & 0o777 for path in (certificate, key)] == [0o600, 0o600]
+    assert relay.context_of(place, str(certificate), str(key), self_signed=True)[1] == first
