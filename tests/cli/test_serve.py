@@ -225,6 +225,16 @@ def test_many_half_open_clients_do_not_keep_others_out(relay: Relay) -> None:
         assert relay.request("GET", "/v1/version", token=relay.login())[0] == 200
 
 
+def test_a_new_user_may_only_look_unless_the_request_says_more(served: Bench, relay: Relay) -> None:
+    token = relay.login()
+    wanted = [({}, "Observers"), ({"primary_group": "513"}, "Observers"), ({"primary_group": "512"}, "Administrators")]
+    wanted.append(({"primary_group": "513", "role": "Administrators"}, "Administrators"))
+    for number, (fields, role) in enumerate(wanted):
+        status, made = relay.request("POST", "/v1/users/", {"name": f"new{number}", "password": "a password", **fields}, token=token)
+        assert (status, made["role"]) == (200, role)
+        assert relay.request("DELETE", f"/v1/users/{made['id']}", token=token)[0] == 200
+
+
 def test_one_address_does_not_keep_others_out(relay: Relay) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(300):
@@ -354,13 +364,3 @@ def test_a_relay_that_is_killed_leaves_nothing(served: Bench) -> None:
         for client in clients:
             client.close()
     eventually("the daemon to drop the connections", lambda: len(os.listdir(f"/proc/{pid}/fd")) <= before)
-
-
-def test_a_new_user_may_only_look_unless_the_request_says_more(served: Bench, relay: Relay) -> None:
-    token = relay.login()
-    wanted = [({}, "Observers"), ({"primary_group": "513"}, "Observers"), ({"primary_group": "512"}, "Administrators")]
-    wanted.append(({"primary_group": "513", "role": "Administrators"}, "Administrators"))
-    for number, (fields, role) in enumerate(wanted):
-        status, made = relay.request("POST", "/v1/users/", {"name": f"new{number}", "password": "a password", **fields}, token=token)
-        assert (status, made["role"]) == (200, role)
-        assert relay.request("DELETE", f"/v1/users/{made['id']}", token=token)[0] == 200
