@@ -34,6 +34,8 @@ class Durability:
         self._hurry = hurry
         self._armed = False
         self._wake = trio.Event()
+        self._awaited: tuple[Ticket, trio.Event] | None = None
+        """The ticket that was waited for last, with the event that is set when its commit has ended."""
         self.kick: Callable[[], None] = lambda: None
         """Called when a group with changes is about to close: there may be background work."""
 
@@ -80,16 +82,21 @@ class Durability:
             await trio.sleep(_ROOM_SECONDS)
 
     async def _settled(self, ticket: Ticket) -> None:
-        """Return when the ticket's commit has ended, well or not. Many tickets share one commit."""
+        """Return when the ticket's commit has ended, well or not. Many calls share one commit, and its end wakes trio once for all."""
         if ticket.done:
             await trio.lowlevel.checkpoint()
             return
+        if self._awaited is None or self._awaited[0] is not ticket:
+            self._awaited = ticket, self._ring_when_settled(ticket)
+        await self._awaited[1].wait()
+
+    def _ring_when_settled(self, ticket: Ticket) -> trio.Event:
         event = trio.Event()
         token = trio.lowlevel.current_trio_token()
 
-        def ring(*_ticket: object) -> None:
+        def ring(_ticket: object) -> None:
             token.run_sync_soon(event.set)
             self._hurry()
 
         ticket.add_done_callback(ring)
-        await event.wait()
+        return event
