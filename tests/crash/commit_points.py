@@ -37,6 +37,7 @@ from .planner import Planner
 
 SECRET = Secret("key-file", b"the key of the commit points" * 2)
 _HOOKED = ("replace", "remove", "put", "commit")
+COPY_ATTEMPTS = 100
 
 
 FEW_PIECES, FEW_WINDOWS = 4, 2
@@ -137,8 +138,20 @@ class Driver:
         with self._lock:
             acked = self.acked
             target = self.directory / f"copy{len(self.copies)}"
-            shutil.copytree(self.store, target)
+            self._copy(target)
             self.copies.append(Copy(target, step, acked, len(self.digests)))
+
+    def _copy(self, target: Path) -> None:
+        """Copy the store. The owner's thread may be replacing the superblock: one whose new file goes away meanwhile is copied again."""
+        for _ in range(COPY_ATTEMPTS):
+            try:
+                shutil.copytree(self.store, target)
+                return
+            except shutil.Error as error:
+                if any(Path(source).name != "superblock.new" for source, _, _ in error.args[0]):
+                    raise
+                shutil.rmtree(target)
+        raise RuntimeError("the superblock is being replaced without end")
 
     def commit(self) -> None:
         """Make everything so far durable; only then is it acknowledged."""
