@@ -14,6 +14,8 @@ from collections import deque
 from stat import S_IFDIR, S_ISDIR
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from anqfs.errors import AnqfsError, FilesystemError
 from anqfs.namespace.core import RECORD_ROOM, Core, check_new_name, operation
 from anqfs.namespace.nodes import ino_of, view_of
@@ -60,6 +62,14 @@ class Clones:
         core.volume.put(clone_key(number), CloneJob(parent, _STAGING % number, snapshot))
         return number, _STAGING % number
 
+    @operation
+    def done(self, number: int) -> None:
+        """The clone has its name: what is found under its old one from now on is somebody else's."""
+        record = self.core.get(clone_key(number))
+        assert isinstance(record, CloneJob)
+        self.core.volume.put(clone_key(number), replace(record, name=b""))
+        self.give_up(number)
+
     def end(self, number: int) -> None:
         """The clone has its name, or will get none: remove what was only for the making. What fails is tried again after a restart."""
         record = self.core.get(clone_key(number))
@@ -67,6 +77,11 @@ class Clones:
             return
         if record.snapshot in self.core.versions.by_id:
             self._namespace.snapshot_delete(record.snapshot)
+        if record.name:
+            self._remove(record)
+        self._forget(number)
+
+    def _remove(self, record: CloneJob) -> None:
         dirent: Dirent | None = self.core.get(dirent_key(record.parent, self.core.volume.name_hash(record.name)))
         if dirent is not None and dirent.kind == S_IFDIR:
             try:
@@ -76,7 +91,6 @@ class Clones:
                     raise
         elif dirent is not None:
             self._namespace.unlink(record.parent, record.name)
-        self._forget(number)
 
     @operation
     def _forget(self, number: int) -> None:
@@ -165,7 +179,7 @@ class Clone:
             raise
         self._changes += [(self._parent, self._staging), (self._parent, self._name)]
         self._at_end = True
-        self._namespace.clones.give_up(self._number)
+        self._namespace.clones.done(self._number)
         return False
 
     def give_up(self) -> None:

@@ -320,7 +320,10 @@ class OwnerTotals(Record, frozen=True, array_like=True, gc=False):
 
 
 class CloneJob(Record, frozen=True, array_like=True, gc=False):
-    """A clone being made under the temporary `name` in the directory `parent`. It goes away with what was made when nobody goes on."""
+    """A clone being made under the temporary `name` in the directory `parent`. It goes away with what was made when nobody goes on.
+
+    `name` is empty once the clone has its own.
+    """
 
     parent: int
     name: bytes

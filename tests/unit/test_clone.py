@@ -70,6 +70,21 @@ def test_a_clone_is_equal_and_shares_all_data(tmp_path: Path) -> None:
         assert check(ns.volume).findings == []
 
 
+def test_the_name_under_which_a_clone_was_made_is_free_once_it_has_its_own(tmp_path: Path) -> None:
+    make_store(tmp_path / "store")
+    with opened(tmp_path / "store") as ns:
+        clone = Clone(ns, scene(ns), (1, b"copy"))
+        made: list[bytes] = []
+        while clone.step(3):
+            made = made or [name for name, *_ in ns.readdir(1, 0) if name.startswith(b".")]
+        (name,) = made
+        mine, _ = ns.mkdir(1, name, 0o755, ROOT)
+        ns.create(mine, b"mine", 0o644, ROOT)
+        work_off(ns)
+        assert ns.lookup(ns.lookup(1, name)[0], b"mine")
+        assert ns.snapshots() == [] and check(ns.volume).findings == []
+
+
 def test_a_file_and_a_part_of_a_snapshot_can_be_cloned(tmp_path: Path) -> None:
     make_store(tmp_path / "store")
     with opened(tmp_path / "store") as ns:
