@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,15 @@ class Exported(Served):
         for user in (USER, OTHER):
             self.ok("export", "user", "add", user, "--password-file", word, "--mountpoint", self.point)
         self.start()
+
+    def smbclient(self, commands: str, directory: Path | None = None) -> str:
+        """Run commands of Samba's own command-line client as USER, in a local directory, and return what it prints."""
+        connection = ["-s", "/dev/null", "-m", "SMB3", "-p", str(self.smb_port), "-U", f"{USER}%{PASSWORD}", f"//{HOST}/vol"]
+        done = subprocess.run(
+            ["smbclient", *connection, "-c", commands], cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done
+        return done.stdout
 
     def smb(self, user: str = USER, share: str = "vol") -> SmbClient:
         """Connect an SMB client."""

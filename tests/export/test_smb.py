@@ -34,27 +34,6 @@ def owner_of(descriptor: bytes) -> bytes:
     return descriptor[start : start + 8 + 4 * descriptor[start + 1]]
 
 
-def smbclient(vol: Exported, commands: str) -> str:
-    """Run commands of Samba's own command-line client."""
-    words = [
-        "smbclient",
-        "-s",
-        "/dev/null",
-        "-m",
-        "SMB3",
-        "-p",
-        str(vol.smb_port),
-        "-U",
-        f"{USER}%{PASSWORD}",
-        f"//{HOST}/vol",
-        "-c",
-        commands,
-    ]
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done
-    return done.stdout
-
-
 def connection(vol: Exported) -> Connection:
     return Connection(uuid.uuid4(), HOST, vol.smb_port)
 
@@ -162,7 +141,7 @@ def test_dos_attributes_and_creation_time_stay(vol: Exported) -> None:
     with vol.smb() as client:
         client.write("dos/f", b"x")
         born = client.do("stat", "dos/f").st_ctime
-    smbclient(vol, r"setmode dos\f +h; setmode dos\f +s; setmode dos\f -a")
+    vol.smbclient(r"setmode dos\f +h; setmode dos\f +s; setmode dos\f -a")
     (top / "f").chmod(0o666)
     with vol.smb() as client:
         assert client.do("stat", "dos/f").st_file_attributes & (HIDDEN | SYSTEM | ARCHIVE) == HIDDEN | SYSTEM

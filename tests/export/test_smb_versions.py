@@ -6,38 +6,16 @@ import datetime
 import os
 import shutil
 import stat
-import subprocess
 from pathlib import Path
 
 import pytest
 from smbprotocol.exceptions import SMBException, SMBOSError, SMBResponseException
 
 from tests.cli.conftest import eventually
-from tests.export.exported import PASSWORD, USER, Exported, snapshot
-from tests.export.smb_client import HOST, TOKEN
+from tests.export.exported import Exported, snapshot
+from tests.export.smb_client import TOKEN
 
 HIDDEN, SYSTEM, DIRECTORY = 0x02, 0x04, 0x10
-
-
-def smbclient(vol: Exported, commands: str, cwd: Path) -> str:
-    """Run Samba's own command-line client."""
-    words = [
-        "smbclient",
-        "-s",
-        "/dev/null",
-        "-m",
-        "SMB3",
-        "-p",
-        str(vol.smb_port),
-        "-U",
-        f"{USER}%{PASSWORD}",
-        f"//{HOST}/vol",
-        "-c",
-        commands,
-    ]
-    done = subprocess.run(words, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done
-    return done.stdout
 
 
 def token_of(shot: Path) -> str:
@@ -67,10 +45,10 @@ def test_every_snapshot_of_every_directory_is_a_previous_version(vol: Exported, 
         for token, content in expected.items():
             assert client.read_at("versions/a/b/REPORT.txt", token) == content
         assert client.read("versions/a/b/Report.txt") == b"now"
-    listed = smbclient(vol, r"allinfo versions\a\b\Report.txt", tmp_path)
+    listed = vol.smbclient(r"allinfo versions\a\b\Report.txt", tmp_path)
     for token, content in expected.items():
         assert token in listed
-        smbclient(vol, rf"get {token}\versions\a\b\Report.txt {token}", tmp_path)
+        vol.smbclient(rf"get {token}\versions\a\b\Report.txt {token}", tmp_path)
         assert (tmp_path / token).read_bytes() == content
 
 
