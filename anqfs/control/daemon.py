@@ -25,6 +25,7 @@ import trio
 
 from anqfs.control import registry, server, wire
 from anqfs.control.jobs import Jobs
+from anqfs.control.outcome import reporter
 from anqfs.control.registry import Entry
 from anqfs.control.scheduler import Scheduler
 from anqfs.control.service import Service
@@ -325,16 +326,8 @@ def _drop_empty(log: str | None) -> None:
 def main(arguments: list[str]) -> int:
     """Entry point of the detached daemon."""
     with os.fdopen(int(arguments[1]), "wb") as outcome:
-
-        def report(document: dict[str, Any]) -> None:
-            try:
-                outcome.write(json.dumps(document).encode() + b"\n")
-                outcome.close()
-            except BrokenPipeError:
-                _log.warning("nobody waits for the outcome any more")
-
         order, secret = _receive_order(int(arguments[0]))
-        return run(order, secret, report, foreground=False)
+        return run(order, secret, reporter(outcome), foreground=False)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ room may not know: the registry of mounted volumes.
 
 from __future__ import annotations
 
-import json
 import logging
 import logging.handlers
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anqfs.control import client, registry, wire
+from anqfs.control.outcome import reporter
 from anqfs.errors import AnqfsError
 from anqfs.export.layout import Layout
 from anqfs.export.supervisor import Mounted, Supervisor
@@ -97,15 +97,7 @@ def _fail(error: AnqfsError, told: bool, report: Callable[[dict[str, Any]], None
 def main(arguments: list[str]) -> int:
     """Entry point of the detached supervisor."""
     with os.fdopen(int(arguments[1]), "wb") as outcome:
-
-        def report(document: dict[str, Any]) -> None:
-            try:
-                outcome.write(json.dumps(document).encode() + b"\n")
-                outcome.close()
-            except BrokenPipeError:
-                _log.warning("nobody waits for the outcome any more")
-
-        return run(Layout(Path(arguments[0])), report, foreground=False)
+        return run(Layout(Path(arguments[0])), reporter(outcome), foreground=False)
 
 
 if __name__ == "__main__":
