@@ -163,7 +163,8 @@ class UsageTotals:
         sums, changed = self._sums(self._changed.keys() - later.keys())
         if lazily and changed:
             alone = {ino: when for ino, when in changed.items() if ino not in sums}
-            later.update(self._younger(alone, since))
+            for ino, when in self._younger(alone, since).items():
+                later[ino] = max(when, later.get(ino, 0))  # what comes from below may be older than what waits there already
         due = sums.keys() | (changed.keys() - later.keys())
         if due:
             volume.begin()

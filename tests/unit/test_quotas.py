@@ -267,6 +267,27 @@ def test_small_changes_alone_write_no_totals_for_a_second(tmp_path: Path) -> Non
         assert check(ns.volume).findings == []
 
 
+def test_an_older_change_from_below_does_not_hide_a_newer_one_that_waits(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    make_store(path)
+    with opened(path) as ns:
+        clock = ns.core.clock
+        assert isinstance(clock, Clock)
+        top, _ = ns.mkdir(1, b"top", 0o755, ROOT)
+        below, _ = ns.mkdir(top, b"below", 0o755, ROOT)
+        deep, _ = ns.create(below, b"deep", 0o644, ROOT)
+        node, _ = ns.create(top, b"f", 0o644, ROOT)
+        ns.volume.commit().wait()
+        clock.now += CHANGED_LAG
+        ns.set_attributes(node, mode=0o600, caller=ROOT)
+        ns.volume.commit().wait()  # the record of `top` is young now, that of `below` is not
+        older = ns.set_attributes(deep, mode=0o600, caller=ROOT).ctime
+        newer = ns.set_attributes(node, mode=0o640, caller=ROOT).ctime
+        ns.volume.commit().wait()
+        assert older < newer
+        assert (ns.usage(below).changed, ns.usage(top).changed, ns.usage(1).changed) == (older, newer, newer)
+
+
 def test_check_finds_a_change_time_that_is_too_old(ns: Namespace) -> None:
     top, _ = ns.mkdir(1, b"top", 0o755, ROOT)
     node, _ = ns.create(top, b"f", 0o644, ROOT)
