@@ -57,13 +57,22 @@ class ChangeIndex:
 
     def begin(self) -> None:
         """On the first opening for writing by a program that keeps the index: from this epoch on it is whole."""
-        if self._get(COUNTER_CHANGES) is None:
+        if self._first() is None:
             self._volume.put(COUNTER_CHANGES, Counter(self._versions.epoch))
 
     def is_whole_since(self, epoch: int) -> bool:
         """Tell whether all changes after a snapshot of this epoch are recorded."""
-        first: Counter | None = self._get(COUNTER_CHANGES)
-        return first is not None and epoch >= first.value
+        first = self._first()
+        return first is not None and epoch >= first
+
+    def _first(self) -> int | None:
+        """Return the first epoch all of whose changes are recorded, None when it is not known."""
+        try:
+            counter: Counter | None = self._get(COUNTER_CHANGES)
+        except Damaged as error:
+            _log.error("from when on changes are recorded is not known, comparisons look at everything: %s", error)
+            return None
+        return None if counter is None else counter.value
 
     # --- noting
 

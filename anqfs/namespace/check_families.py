@@ -75,7 +75,9 @@ class Families:
         """Kinds of live records that belong to this inode."""
 
     def run(self) -> None:
-        """Judge every inode that any record speaks of."""
+        """Judge every inode that any record speaks of, and see that there is a root."""
+        if self.source.inode(ROOT_INO) is Absent.MISSING:
+            self.complain(b"/", "the root inode is missing")
         while (ino := min(stream.ino for stream in self.streams.values())) <= INO_MAX:
             self.ino = ino
             try:
@@ -193,8 +195,6 @@ class Families:
 
     def judge_inode(self) -> None:
         inode = self.live
-        if self.ino == ROOT_INO and inode is Absent.MISSING:
-            self.complain(b"/", "the root inode is missing")
         if not isinstance(inode, Inode):
             return
         if stat.S_IFMT(inode.mode) not in (

@@ -15,7 +15,8 @@ from functools import update_wrapper
 from stat import S_ISDIR
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
-from anqfs.errors import FilesystemError, NoSpace
+from anqfs.errors import Damaged, FilesystemError, NoSpace
+from anqfs.namespace import stand_ins
 from anqfs.namespace.change_index import ChangeIndex
 from anqfs.namespace.nodes import SNAPSHOT_NAME
 from anqfs.namespace.owners import Owners
@@ -24,7 +25,7 @@ from anqfs.namespace.quota_accounts import QuotaAccounts
 from anqfs.namespace.references import References
 from anqfs.namespace.usage import UsageTotals
 from anqfs.namespace.versions import Versions
-from anqfs.store.schema import COUNTER_INO, INO_BITS, INO_MAX, ROOT_INO, Counter, Inode, inode_key
+from anqfs.store.schema import COUNTER_INO, INO_BITS, INO_MAX, ROOT_INO, Counter, Inode, Record, inode_key
 from anqfs.store.volume import Volume
 
 NAME_MAX = 255
@@ -109,8 +110,13 @@ class Core:
     def __init__(self, volume: Volume, clock: Callable[[], int]) -> None:
         self.volume = volume
         self.clock = clock
-        self.get: Callable[[bytes], Any] = volume.get
-        self.versions = Versions(volume)
+        self.stand_ins = stand_ins.find(volume, clock)
+        """Records that the volume lost and that it cannot do without; empty on a sound volume."""
+        self._root_stand_in = self.stand_ins.get(stand_ins.ROOT_KEY)
+        if not volume.read_only:
+            self._put_counters()
+        self.get: Callable[[bytes], Any] = self._get_or_stand_in if self.stand_ins else volume.get
+        self.versions = Versions(volume, self.get)
         self.changes = ChangeIndex(self.versions)
         self.owners = Owners(volume)
         self.references = References(volume)
@@ -128,6 +134,16 @@ class Core:
         self._next_ino = 0
         self._leased_ino = 0
         self._room = 0
+
+    def _get_or_stand_in(self, key: bytes) -> Record | None:
+        return self.stand_ins.get(key) or self.volume.get(key)
+
+    def _put_counters(self) -> None:
+        """Make the counters that stand in the volume's own, before anything is numbered. The root digest still tells of the damage."""
+        for key, record in list(self.stand_ins.items()):
+            if isinstance(record, Counter):
+                self.volume.put(key, record)
+                del self.stand_ins[key]
 
     def room(self, size: int) -> None:
         """Raise NoSpace when `size` more bytes would not fit. The volume is asked once for a MiB of small changes."""
@@ -231,7 +247,12 @@ class Core:
             self.usage.touched(new.links, ctime)
 
     def put_rearranged(self, ino: int, old: Inode, new: Inode) -> None:
-        """Replace the record of an inode that stays the same for everybody: how it is kept, or its lock, changed."""
+        """Replace the record of an inode that stays the same for everybody: how it is kept, or its lock, changed.
+
+        Raises Damaged for a root directory whose own record is lost.
+        """
+        if old is self._root_stand_in:
+            raise Damaged("the root directory's inode is lost: nothing changes in the root itself")
         versions = self.versions
         versions.put(inode_key(ino), old, new, ino, old)
         self.owners.changed(old, new)

@@ -59,8 +59,15 @@ class Owners:
         """Files that grew where they count already: by so many bytes of size, and of what they hold."""
         self._today = (0, 0)
         """The day in which files were last seen to change, from and to."""
-        self.kept = volume.get(OWNERS) is not None
+        self.kept = self._are_kept()
         """Whether this volume has the totals."""
+
+    def _are_kept(self) -> bool:
+        try:
+            return self._get(OWNERS) is not None
+        except Damaged as error:
+            _log.error("whether the totals of owners are kept is not known, they are walked for: %s", error)
+            return False
 
     @staticmethod
     def begin(volume: Volume) -> None:

@@ -73,8 +73,6 @@ class Reading:
         self.snapshot_locks.load()
         self.policies = Policies(self.core, self._snapshots, self.security_keys, self.path_of)
         self.policies.load()
-        if volume.get(inode_key(ROOT_INO)) is None:
-            raise Damaged("the volume has no root directory")
         volume.before_close.append(self.core.group_closes)
         self._snapshots.views.lease()
         self.core.lease_inos()  # this makes both durable

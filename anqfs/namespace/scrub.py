@@ -24,7 +24,7 @@ from anqfs.errors import AnqfsError, ReadOnlyVolume
 from anqfs.namespace.check import Finding, kind_of
 from anqfs.namespace.check_changes import is_recorded
 from anqfs.namespace.check_source import Absent, Source, snapshot_of
-from anqfs.store.schema import SCRUB, Dead, Dirent, Inode, Record, ScrubState, Window, dirent_key
+from anqfs.store.schema import ROOT_INO, SCRUB, Dead, Dirent, Inode, Record, ScrubState, Window, dirent_key, inode_key
 
 if TYPE_CHECKING:
     from anqfs.namespace.namespace import Namespace
@@ -108,6 +108,8 @@ class Scrub:
             what_else = self._judge_relations(key, record)
             if what_else is not None:
                 self._report(damaged, key, what_else)
+        if batch.at_end and self._source().inode(ROOT_INO) is Absent.MISSING:
+            self._report(damaged, inode_key(ROOT_INO), "the root inode is missing")
         state = self.state
         self.state = replace(
             state,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 from msgspec.structs import replace
 
-from anqfs.errors import UsageError
+from anqfs.errors import Damaged, UsageError
 from anqfs.namespace.core import RECORD_ROOM, Core, operation
 from anqfs.store.schema import SETTINGS, Settings
 
+_log = logging.getLogger(__name__)
 SNAPSHOT_DIRECTORY_MODES = ("visible", "hidden", "disabled")
 """How `.snapshot` shows over SMB: in the listing of a share's root; by name only; not at all (previous versions work in each mode)."""
 
@@ -19,8 +22,12 @@ class VolumeSettings:
         self.core = core
 
     def read(self) -> Settings:
-        """Return the settings; the defaults where nothing was chosen."""
-        found = self.core.get(SETTINGS)
+        """Return the settings; the defaults where nothing was chosen, or where the record is damaged, until they are set again."""
+        try:
+            found = self.core.get(SETTINGS)
+        except Damaged as error:
+            _log.error("the volume's settings are the defaults: %s", error)
+            return Settings()
         return found if isinstance(found, Settings) else Settings()
 
     @operation

@@ -50,9 +50,9 @@ _EIO = 5
 class Versions:
     """The snapshots that count and the rules of keeping. Snapshots in deletion are not among them."""
 
-    def __init__(self, volume: Volume) -> None:
+    def __init__(self, volume: Volume, get: Callable[[bytes], Any]) -> None:
         self.volume = volume
-        self.get: Callable[[bytes], Any] = volume.get
+        self.get = get
         self.epoch = 1
         self.live: list[Snapshot] = []
         """By epoch, oldest first. Empty: nothing is ever kept."""

@@ -198,10 +198,10 @@ def judge(kind: str, letter: str, outcome: Outcome, pinned: str) -> list[str]:
     if outcome.stale and kind not in ROLLS_BACK:
         faults.append(f"old bytes: {outcome.stale[:3]}")
     odd = [line for line in outcome.errors if not line.startswith("EIO ")]
-    if odd and kind not in HIDES | ROLLS_BACK and letter != "S":
+    if odd and kind not in HIDES | ROLLS_BACK and letter not in ("S", "K"):  # snapshots go on under another name
         faults.append(f"an errno other than EIO: {odd[:3]}")
     if outcome.refused:
-        if kind in ("flip", "shorten", "lengthen", "swap", "copy_over", "replay", "foreign", "remove") and letter not in ("C", "K"):
+        if kind in ("flip", "shorten", "lengthen", "swap", "copy_over", "replay", "foreign", "remove") and letter != "K":
             faults.append(f"one altered record makes the whole volume refuse: {outcome.refused}")
         return faults
     damaged = outcome.errors or outcome.stale or outcome.wrong
@@ -210,7 +210,7 @@ def judge(kind: str, letter: str, outcome: Outcome, pinned: str) -> list[str]:
     named = {path.strip("/") for path, _ in outcome.found}
     for line in outcome.errors:
         number, name = line.split(" ", 1)
-        if number == "EIO" and kind in ("flip", "shorten", "swap") and not _named(name, named, in_directory=letter in ("D", "d")):
+        if number == "EIO" and kind in ("flip", "shorten", "swap") and not _named(name, named, in_directory=letter in ("D", "d", "K")):
             faults.append(f"check does not name {name}: it names {sorted(named)[:5]}")
     return faults
 
@@ -218,7 +218,8 @@ def judge(kind: str, letter: str, outcome: Outcome, pinned: str) -> list[str]:
 def _named(name: str, named: set[str], *, in_directory: bool) -> bool:
     """Whether the path or a directory above it is named; a path in a snapshot also by its live name.
 
-    The root names everything only when the name itself is what was altered: then nothing but its directory can be named.
+    The root names everything only when the name itself is what was altered, or the key that it was sealed with: then nothing but its
+    directory can be named.
     """
     names = [name]
     if name.startswith(".snapshot/"):
