@@ -63,6 +63,13 @@ class Clones:
         return number, _STAGING % number
 
     @operation
+    def made(self, number: int, ino: int) -> None:
+        """Put on record what was made under a clone's temporary name; in the same group of changes as that."""
+        record = self.core.get(clone_key(number))
+        assert isinstance(record, CloneJob)
+        self.core.volume.put(clone_key(number), replace(record, made=ino))
+
+    @operation
     def done(self, number: int) -> None:
         """The clone has its name: what is found under its old one from now on is somebody else's."""
         record = self.core.get(clone_key(number))
@@ -83,13 +90,15 @@ class Clones:
 
     def _remove(self, record: CloneJob) -> None:
         dirent: Dirent | None = self.core.get(dirent_key(record.parent, self.core.volume.name_hash(record.name)))
-        if dirent is not None and dirent.kind == S_IFDIR:
+        if dirent is None or dirent.ino != record.made:
+            return
+        if dirent.kind == S_IFDIR:
             try:
                 self._namespace.tree_deletes.start(dirent.ino)
             except FilesystemError as error:
                 if error.errno != errno.EALREADY:
                     raise
-        elif dirent is not None:
+        else:
             self._namespace.unlink(record.parent, record.name)
 
     @operation
@@ -121,6 +130,7 @@ class Clone:
         self._parent, self._name = destination
         self._changes: list[tuple[int, bytes | None]] = []
         self._at_end = False
+        self._is_recorded = False
         if view_of(self._parent):
             raise FilesystemError(errno.EROFS, "the destination is in a snapshot")
         namespace.core.writable_directory(self._parent)
@@ -170,7 +180,7 @@ class Clone:
         if self._at_end:
             return False
         try:
-            if self._restore.step(budget):
+            if self._make(budget):
                 return True
             self._check_free()
             self._namespace.rename(self._parent, self._staging, self._parent, self._name, _NOREPLACE)
@@ -181,6 +191,16 @@ class Clone:
         self._at_end = True
         self._namespace.clones.done(self._number)
         return False
+
+    def _make(self, budget: int) -> bool:
+        """Make some of the clone; return whether there is more. What was made first is on record before anybody else can do anything."""
+        try:
+            return self._restore.step(budget)
+        finally:
+            first = self._restore.first_made
+            if first is not None and not self._is_recorded:
+                self._is_recorded = True
+                self._namespace.clones.made(self._number, first)
 
     def give_up(self) -> None:
         """Stop here. What was made goes away in the background."""

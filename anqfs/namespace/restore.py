@@ -89,7 +89,7 @@ class Restore:
         self._steps = Steps(namespace, self._then)
         self._made: dict[int, int] = {}
         """Inodes of the snapshot with several names that were made anew -> their new inodes."""
-        self._first_made: int | None = None
+        self.first_made: int | None = None
         """The first inode that this restore made; higher ones are later."""
         self._aside: int | None = None
         self._aside_count = 0
@@ -245,7 +245,7 @@ class Restore:
         parent, name_hash = link
         if top is None or not self._steps.is_inside(parent, top):
             return False
-        if self._first_made is not None and parent >= self._first_made:
+        if self.first_made is not None and parent >= self.first_made:
             return parent != self._aside  # what is in a directory that was made anew was put there by this restore
         source = self._source_of(parent)
         if source is None:
@@ -289,7 +289,7 @@ class Restore:
             raise FilesystemError(errno.EEXIST, "somebody else made a name where the restored one belongs")
         if self._aside is None or self._steps.inode(self._aside) is None:
             self._aside = self.namespace.mkdir(top, self._free_name(top), 0o700, ROOT_CALLER)[0]
-            self._first_made = self._aside if self._first_made is None else self._first_made
+            self.first_made = self._aside if self.first_made is None else self.first_made
         self._aside_count += 1
         self._rename(parent, there.name, self._aside, b"%d" % self._aside_count, _NOREPLACE)
 
@@ -414,7 +414,7 @@ class Restore:
     def _make(self, parent: int, name: bytes, old: Inode) -> int:
         self._changes.append((parent, name))
         ino = self._steps.make(parent, name, old)
-        self._first_made = ino if self._first_made is None else self._first_made
+        self.first_made = ino if self.first_made is None else self.first_made
         return ino
 
     def _set_attributes(self, ino: int, source: int, old: Inode, times: bool) -> None:

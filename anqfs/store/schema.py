@@ -329,6 +329,8 @@ class CloneJob(Record, frozen=True, array_like=True, gc=False):
     name: bytes
     snapshot: int = 0
     """A snapshot taken for it alone; 0 for none."""
+    made: int = 0
+    """The inode that was made under `name`; 0 before that. Anything else of that name is somebody else's."""
 
 
 class Counter(Record, frozen=True, array_like=True, gc=False):

@@ -85,6 +85,30 @@ def test_the_name_under_which_a_clone_was_made_is_free_once_it_has_its_own(tmp_p
         assert ns.snapshots() == [] and check(ns.volume).findings == []
 
 
+@pytest.mark.parametrize("when", ["before it is made", "in its place", "after a crash"])
+def test_a_clone_that_fails_removes_only_what_it_made(tmp_path: Path, when: str) -> None:
+    make_store(tmp_path / "store")
+    with opened(tmp_path / "store") as ns:
+        clone = Clone(ns, scene(ns), (1, b"copy"))
+        name = b".anqfs_clone_1"
+        if when == "before it is made":
+            mine, _ = ns.mkdir(1, name, 0o755, ROOT)
+            with pytest.raises(FilesystemError):
+                finished(clone)
+        else:
+            clone.step(2)
+            ns.rename(1, name, 1, b"taken", 0)
+            mine, _ = ns.mkdir(1, name, 0o755, ROOT)
+        ns.create(mine, b"mine", 0o644, ROOT)
+        if when == "in its place":
+            clone.give_up()
+            work_off(ns)
+    with opened(tmp_path / "store") as ns:
+        work_off(ns)
+        assert ns.lookup(ns.lookup(1, name)[0], b"mine")
+        assert ns.snapshots() == [] and list(ns.volume.scan_keys(b"J", b"K")) == [] and check(ns.volume).findings == []
+
+
 def test_a_file_and_a_part_of_a_snapshot_can_be_cloned(tmp_path: Path) -> None:
     make_store(tmp_path / "store")
     with opened(tmp_path / "store") as ns:
