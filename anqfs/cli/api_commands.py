@@ -9,7 +9,7 @@ import typer
 from anqfs.cli import output
 from anqfs.cli.snapshot_commands import DryRun
 from anqfs.control import wire
-from anqfs.errors import NotFound, UsageError
+from anqfs.errors import Damaged, NotFound, UsageError
 
 _HELP = """The API: its users and their access tokens.
 
@@ -53,11 +53,13 @@ def _password(path: str | None, name: str) -> str:
 
 
 def _user(daemon: Any, name: str) -> dict[str, Any]:
-    """Return a user by name. Raises NotFound."""
+    """Return a user by name. Raises NotFound, Damaged for the id of one whose record is damaged."""
     for user in daemon.get("/v1/users/"):
         if user["name"] == name:
             found: dict[str, Any] = user
             return found
+    if name.isascii() and name.isdigit():
+        daemon.get(f"/v1/users/{name}")  # it is not listed: this raises why
     raise NotFound(f"there is no API user {wire.shown(name)}: `anqfs api user list` shows them")
 
 
@@ -106,13 +108,18 @@ def user_passwd(name: Name, password_file: PasswordFile = None, mountpoint: OfMo
 def user_remove(name: Name, dry_run: DryRun = False, mountpoint: OfMount = None) -> None:
     """Remove a user with all sessions and access tokens. The last administrator cannot be removed.
 
+    One whose record is damaged (the log tells) is named by its id.
+
     Examples:
 
     \b
       anqfs api user remove monitoring
     """
     daemon = _daemon(mountpoint)
-    user = _user(daemon, name)
+    try:
+        user = _user(daemon, name)
+    except Damaged:
+        user = {"id": name, "access_tokens": "all"}
     if dry_run:
         output.say(f"API user {name} would be removed, with {user['access_tokens']} access tokens")
         return

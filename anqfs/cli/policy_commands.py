@@ -10,7 +10,7 @@ import typer
 from anqfs.cli import output
 from anqfs.cli.snapshot_commands import DryRun, Json, OfMount, directory_inode, naming
 from anqfs.control import wire
-from anqfs.errors import NotFound, UsageError
+from anqfs.errors import Damaged, NotFound, UsageError
 
 if TYPE_CHECKING:
     from anqfs.control.client import Client
@@ -116,7 +116,7 @@ def _daemon(mountpoint: str | None) -> Client:
 
 
 def _find(daemon: Client, ref: str) -> dict[str, Any]:
-    """Return the status of the policy with this name or id. Raises NotFound."""
+    """Return the status of the policy with this name or id. Raises NotFound, Damaged for the id of one whose record is damaged."""
     every = daemon.get(f"{_POLICIES}/status/")["entries"]
     for one in every:
         if one["policy_name"] == ref:
@@ -124,6 +124,8 @@ def _find(daemon: Client, ref: str) -> dict[str, Any]:
     for one in every:
         if str(one["id"]) == ref:
             return dict(one)
+    if ref.isascii() and ref.isdigit():
+        daemon.get(f"{_POLICIES}/{ref}")  # it is not listed: this raises why
     raise NotFound(f"there is no snapshot policy {wire.shown(ref)}: `anqfs snapshot policy list` shows them")
 
 
@@ -356,6 +358,8 @@ def disable(ref: Ref, mountpoint: OfMount = None, json: Json = False) -> None:
 def delete(ref: Ref, dry_run: DryRun = False, mountpoint: OfMount = None, json: Json = False) -> None:
     """Delete a policy. The snapshots that it has taken stay, and expire as they would have.
 
+    One whose record is damaged (the log tells) is named by its id.
+
     Examples:
 
     \b
@@ -363,11 +367,15 @@ def delete(ref: Ref, dry_run: DryRun = False, mountpoint: OfMount = None, json: 
       anqfs snapshot policy delete nightly
     """
     daemon = _daemon(mountpoint)
-    one = _find(daemon, ref)
+    try:
+        one = _find(daemon, ref)
+    except Damaged:
+        one = {"id": int(ref), "policy_name": None}
     taken = [each["id"] for each in daemon.get("/v4/snapshots/status/")["entries"] if each["policy_id"] == one["id"]]
     if not dry_run:
         daemon.delete(f"{_POLICIES}/{one['id']}")
     if json:
         output.json_document({**one, "snapshots": taken, "dry_run": dry_run})
     elif dry_run:
-        output.say(f"policy {one['id']} {wire.shown(one['policy_name'])} would be deleted; its {len(taken)} snapshots would stay")
+        name = "(damaged)" if one["policy_name"] is None else wire.shown(one["policy_name"])
+        output.say(f"policy {one['id']} {name} would be deleted; its {len(taken)} snapshots would stay")

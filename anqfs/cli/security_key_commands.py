@@ -10,7 +10,7 @@ from anqfs.cli import output
 from anqfs.cli.lock_commands import PrivateKeyFile, signing_key
 from anqfs.cli.snapshot_commands import DryRun, Json, OfMount
 from anqfs.control import wire
-from anqfs.errors import SecurityKeyInUse, UsageError
+from anqfs.errors import Damaged, SecurityKeyInUse, UsageError
 
 if TYPE_CHECKING:
     from anqfs.control.client import Client
@@ -232,7 +232,10 @@ def delete(ref: Ref, dry_run: DryRun = False, mountpoint: OfMount = None, json: 
       anqfs security-key delete vault
     """
     daemon = _daemon(mountpoint)
-    key = daemon.get(_place(ref))
+    try:
+        key = daemon.get(_place(ref))
+    except Damaged:
+        key = {"id": ref, "name": "(damaged)"}
     if not dry_run:
         daemon.delete(_place(ref))
     elif usages := _usages(daemon, ref):

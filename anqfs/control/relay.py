@@ -16,6 +16,7 @@ import resource
 import signal
 import socket
 import ssl
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,6 +91,7 @@ def context_of(place: Place, certificate: str | None, key: str | None, *, self_s
     if certificate is not None and key is not None:
         if self_signed and not os.path.lexists(certificate) and not os.path.lexists(key):
             _keep(place, certificate, key)
+        _check_private(key)
         context = tls(certificate, key)
         return context, fingerprint(_read(certificate))
     if not self_signed:
@@ -118,6 +120,16 @@ def _keep(place: Place, certificate: str, key: str) -> None:
             for one in made:
                 os.unlink(one)
             raise UsageError(f"{wire.shown(path)}: cannot be written: {error.strerror}") from error
+
+
+def _check_private(key: str) -> None:
+    """Raise UsageError for a private key that is everybody's, or a group's to change. That a group may read it is common practice."""
+    try:
+        mode = stat.S_IMODE(os.stat(key).st_mode)
+    except OSError as error:
+        raise UsageError(f"{wire.shown(key)}: {error.strerror}: name the private key") from error
+    if mode & 0o027:
+        raise UsageError(f"{wire.shown(key)}: its mode is {mode:04o}: a private key is for its owner alone (chmod 600)")
 
 
 def _read(path: str) -> bytes:

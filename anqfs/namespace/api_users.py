@@ -48,7 +48,7 @@ class ApiUsers:
         return [int.from_bytes(key[1:], "big") for key in self.core.volume.scan_keys(b"A", prefix_end(b"A"))]
 
     def get(self, number: int) -> ApiUser:
-        """Return a user. Raises NotFound."""
+        """Return a user. Raises NotFound, Damaged."""
         found = self.core.get(api_user_key(number))
         if not isinstance(found, ApiUser):
             raise NotFound(f"there is no API user with the id {number}: `anqfs api user list` shows them")
@@ -84,12 +84,18 @@ class ApiUsers:
 
     @operation
     def remove(self, number: int) -> None:
-        """Remove a user and the tokens. Raises NotFound, UsageError for the last administrator."""
+        """Remove a user and the tokens; one whose record is damaged, too. Raises NotFound, UsageError for the last administrator."""
+        try:
+            self._check_goes(number)
+        except Damaged as error:
+            _log.warning("the API user with the id %d is removed, the record is damaged: %s", number, error)
+        self.core.volume.delete(api_user_key(number))
+
+    def _check_goes(self, number: int) -> None:
         user = self.get(number)
         others = [one for other, one in self.all() if other != number and one.role == ADMINISTRATORS]
         if user.role == ADMINISTRATORS and not others:
             raise UsageError(f"{user.name!a} is the last administrator: add another one first")
-        self.core.volume.delete(api_user_key(number))
 
     # --- tokens
 

@@ -42,6 +42,8 @@ class Policies:
         self._keys = keys
         self._path_of = path_of
         self._policies: dict[int, Policy] = {}
+        self._damaged: set[int] = set()
+        """Policies whose records are damaged: they can only be deleted."""
         self._next: dict[int, tuple[int, int]] = {}
         """(moment from which it was computed, next firing) of policies."""
         self._begins: dict[int, int] = {}
@@ -55,6 +57,7 @@ class Policies:
                 record = self.core.get(key)
             except Damaged as error:
                 _log.error("snapshot policy %d is damaged and takes no snapshots: %s", number, error)
+                self._damaged.add(number)
                 continue
             assert isinstance(record, Policy)
             self._policies[number] = record
@@ -70,8 +73,10 @@ class Policies:
         return sorted(self._policies.items())
 
     def get(self, number: int) -> Policy:
-        """Return a policy. Raises NotFound."""
+        """Return a policy. Raises NotFound, Damaged."""
         found = self._policies.get(number)
+        if number in self._damaged:
+            raise Damaged(f"snapshot policy {number} is damaged and takes no snapshots: delete it and make it anew")
         if found is None:
             raise NotFound(f"there is no snapshot policy {number}: `anqfs snapshot policy list` shows them")
         return found
@@ -169,8 +174,9 @@ class Policies:
 
     @operation
     def delete(self, number: int) -> None:
-        """Delete a policy; its snapshots stay. Raises NotFound."""
-        self.get(number)
+        """Delete a policy, be it damaged; its snapshots stay. Raises NotFound."""
+        if number not in self._damaged:
+            self.get(number)
         self.core.volume.delete(policy_key(number))
         self.core.after.append(lambda: self._forget(number))
 
@@ -208,7 +214,8 @@ class Policies:
         self.core.timetable_changed()
 
     def _forget(self, number: int) -> None:
-        del self._policies[number]
+        self._policies.pop(number, None)
+        self._damaged.discard(number)
         self._next.pop(number, None)
         self._begins.pop(number, None)
         self.core.timetable_changed()

@@ -7,15 +7,17 @@ unlocks. A key that locks something, or that a policy locks with, stays.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from anqfs.errors import AlreadyThere, BadSignature, NotFound, SecurityKeyInUse, UsageError
+from anqfs.errors import AlreadyThere, BadSignature, Damaged, NotFound, SecurityKeyInUse, UsageError
 from anqfs.namespace.core import RECORD_ROOM, Core, operation
 from anqfs.store.schema import COUNTER_SECURITY_KEY, Counter, Policy, SecurityKey, prefix_end, security_key_key
 from anqfs.store.signatures import from_base64, is_signature, public_key
 
+_log = logging.getLogger(__name__)
 KEYS_MAX = 1000
 NAME_MAX = 64
 """Characters of a key's name. Challenges are longer, so that nobody who signs a name signs a challenge."""
@@ -29,13 +31,23 @@ class SecurityKeys:
         self.core = core
 
     def all(self) -> Iterator[tuple[int, SecurityKey]]:
-        """Yield each key's number and record, in the order in which they came."""
-        for key, record in self.core.volume.scan(b"Y", prefix_end(b"Y")):
-            if isinstance(record, SecurityKey):
-                yield int.from_bytes(key[1:], "big"), record
+        """Yield each key's number and record, in the order in which they came, without those whose records are damaged."""
+        for number in self._numbers():
+            try:
+                yield number, self.get(number)
+            except Damaged as error:
+                _log.error("security key %d is damaged and unlocks nothing: %s", number, error)
+
+    def damaged(self) -> list[int]:
+        """Return the numbers of the keys whose records are damaged."""
+        sound = {number for number, _ in self.all()}
+        return [number for number in self._numbers() if number not in sound]
+
+    def _numbers(self) -> list[int]:
+        return [int.from_bytes(key[1:], "big") for key in self.core.volume.scan_keys(b"Y", prefix_end(b"Y"))]
 
     def get(self, number: int) -> SecurityKey:
-        """Return a key. Raises NotFound."""
+        """Return a key. Raises NotFound, Damaged."""
         found = self.core.get(security_key_key(number))
         if not isinstance(found, SecurityKey):
             raise NotFound(f"there is no security key {number}: `anqfs security-key list` shows them")
@@ -43,8 +55,7 @@ class SecurityKeys:
 
     def find(self, ref: str) -> int:
         """Return the number of the key with this number or name. Raises NotFound."""
-        if ref.isascii() and ref.isdigit() and len(ref) <= 18:
-            self.get(int(ref))
+        if ref.isascii() and ref.isdigit() and len(ref) <= 18 and int(ref) in self._numbers():
             return int(ref)
         for number, key in self.all():
             if key.name == ref:
@@ -52,14 +63,26 @@ class SecurityKeys:
         raise NotFound(f"there is no security key {ref[:NAME_MAX]!a}: `anqfs security-key list` shows them")
 
     def usages(self, number: int) -> tuple[list[int], list[int]]:
-        """Return the ids of the snapshots that a key locks and of the policies that lock with it. Raises NotFound."""
-        self.get(number)
+        """Return the ids of the snapshots that a key, be it damaged, locks and of the policies that lock with it. Raises NotFound."""
+        if number not in self._numbers():
+            self.get(number)
         snapshots = [one.id for one in self.core.versions.live if one.lock_key == number]
         return snapshots, self._policies(number)
 
     def _policies(self, number: int) -> list[int]:
-        found = self.core.volume.scan(b"P", prefix_end(b"P"))
-        return [int.from_bytes(key[1:], "big") for key, one in found if isinstance(one, Policy) and one.lock_key == number]
+        """Return the policies that lock with a key. A damaged one may, so it is among them until it is deleted."""
+        return [
+            int.from_bytes(key[1:], "big")
+            for key in self.core.volume.scan_keys(b"P", prefix_end(b"P"))
+            if (found := self._policy_or_none(key)) is None or found.lock_key == number
+        ]
+
+    def _policy_or_none(self, key: bytes) -> Policy | None:
+        try:
+            found: Policy | None = self.core.get(key)
+        except Damaged:
+            return None
+        return found
 
     @operation
     def add(self, name: str, key: str, signature: str, comment: str = "") -> int:
@@ -122,7 +145,7 @@ class SecurityKeys:
         snapshots, policies = self.usages(number)
         if snapshots or policies:
             what = f"snapshot {snapshots[0]}" if snapshots else f"what snapshot policy {policies[0]} makes"
-            raise SecurityKeyInUse(f"security key {self.get(number).name!a} locks {what}: `anqfs security-key show` lists all")
+            raise SecurityKeyInUse(f"security key {number} locks {what}: `anqfs security-key show` lists all")
 
     def for_locking(self, ref: str) -> int:
         """Return the number of a key that may lock something. Raises NotFound, UsageError for a disabled one."""

@@ -23,7 +23,9 @@ from anqfs.cli import app
 from anqfs.crypto.secrets import Secret
 from anqfs.namespace import Namespace
 from anqfs.namespace.schedules import EVERY_SO_OFTEN, Schedule
+from anqfs.store.schema import api_user_key, policy_key, security_key_key
 from anqfs.store.volume import Volume
+from tests.unit.damaged_volume import Damage, Facts
 
 from .conftest import Bench, eventually, mounted_below, on_terminal
 from .test_capacity import refusal
@@ -359,3 +361,40 @@ def test_a_change_of_an_older_version_is_refused(mounted: Bench) -> None:
         assert answer.status == expected
     connection.close()
     assert mounted.json("snapshot", "policy", "show", "1")["policy_name"] == "b200"
+
+
+def test_what_is_damaged_is_named_and_removed(mounted: Bench) -> None:
+    key, password = new_key(mounted.top / "key.pem"), mounted.top / "password"
+    password.write_text("a password of some length\n")
+    for name in ("first", "second"):
+        mounted.ok("snapshot", "policy", "create", name, mounted.mountpoint, "--daily", "2:30")
+        mounted.ok("security-key", "add", name, "--private-key-file", key)
+    for name in ("admin", "other", "third"):
+        mounted.ok("api", "user", "add", name, "--password-file", password)
+    mounted.umount()
+    damage = Damage(mounted.store, Facts())
+    for record in (policy_key(1), security_key_key(1), api_user_key(1000), api_user_key(500)):
+        damage.flip_record(record)
+    mounted.mount()
+    for noun in (("snapshot", "policy"), ("security-key",)):
+        assert "damaged" in mounted.fails(9, *noun, "show", "1")
+    assert [one["id"] for one in mounted.json("snapshot", "policy", "list")] == [2]
+    listed = [(one["id"], one["name"], one["comment"]) for one in mounted.json("security-key", "list")]
+    assert listed == [("1", "", "the key's record is damaged"), ("2", "second", "")]
+    assert [one["name"] for one in mounted.json("api", "user", "list")] == ["third"]
+    assert mounted.json("security-key", "show", "second")["usages"] == [{"type": "SNAPSHOT_POLICY", "id": "1"}]
+    mounted.fails(13, "security-key", "delete", "1")
+    assert "would be deleted" in mounted.ok("snapshot", "policy", "delete", "1", "--dry-run")
+    assert "would be removed" in mounted.ok("api", "user", "remove", "1000", "--dry-run")
+    mounted.ok("snapshot", "policy", "delete", "1")
+    assert "would be deleted" in mounted.ok("security-key", "delete", "1", "--dry-run")
+    mounted.ok("security-key", "delete", "1")
+    mounted.ok("api", "user", "remove", "1000")
+    mounted.ok("api", "user", "remove", "500")
+    assert "last administrator" in mounted.fails(2, "api", "user", "remove", "third")
+    mounted.fails(8, "api", "user", "remove", "1001")
+    for again in (("snapshot", "policy", "delete", "1"), ("security-key", "delete", "1"), ("api", "user", "remove", "1000")):
+        assert "there is no" in mounted.fails(8, *again)
+    mounted.umount()
+    findings = json.loads(mounted.run("check", mounted.store, "--key-file", mounted.key, "--json").stdout)["findings"]
+    assert [one["what"] for one in findings if "root digest" not in one["what"]] == []

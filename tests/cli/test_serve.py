@@ -119,6 +119,10 @@ def test_serve_wants_tls_and_somebody_who_can_log_in(mounted: Bench) -> None:
     assert "TLS" in mounted.fails(2, "serve", mounted.mountpoint)
     assert "--tls-key" in mounted.fails(2, "serve", mounted.mountpoint, "--tls-cert", mounted.key)
     assert "no certificate" in mounted.fails(2, "serve", mounted.mountpoint, "--tls-cert", mounted.key, "--tls-key", mounted.key)
+    mounted.key.chmod(0o604)
+    assert "0604" in mounted.fails(2, "serve", mounted.mountpoint, "--tls-cert", mounted.key, "--tls-key", mounted.key)
+    mounted.key.chmod(0o640)
+    assert "no certificate" in mounted.fails(2, "serve", mounted.mountpoint, "--tls-cert", mounted.key, "--tls-key", mounted.key)
     for place in ("8000", "192.0.2.1:0"):
         mounted.fails(2, "serve", mounted.mountpoint, "--tls-self-signed", "--listen", place)
     mounted.fails(7, "serve", mounted.top, "--tls-self-signed")

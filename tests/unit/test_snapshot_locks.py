@@ -28,7 +28,7 @@ from anqfs.namespace.check import check
 from anqfs.namespace.nodes import snapshots_node
 from anqfs.namespace.schedules import DAILY, Schedule
 from anqfs.namespace.snapshots import label
-from anqfs.store.schema import api_user_key, hold_key, snapshot_key
+from anqfs.store.schema import api_user_key, hold_key, security_key_key, snapshot_key
 from tests.unit.damaged_volume import Damage, Facts
 from tests.unit.namespace_volume import answer, make_store, opened, work_off
 from tests.unit.signing import new_key, new_pem
@@ -194,6 +194,29 @@ def test_a_held_snapshot_is_neither_deleted_nor_changed_and_outlives_its_expirat
         ns.snapshot_locks.release(snapshot.id, second)
         refused(NotFound, lambda: ns.snapshot_locks.release(snapshot.id, second))
         assert ns.snapshot_expire() == snapshot.id
+
+
+def test_a_damaged_key_goes_when_nothing_uses_it_and_keeps_no_other_from_its_work(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store, key = tmp_path / "store", new_key()
+    make_store(store)
+    with opened(store) as ns:
+        for name in ("used", "spare", "sound"):
+            add(ns, name, key)
+        snapshot = ns.snapshot_create(1, b"a")
+        ns.snapshot_locks.lock(snapshot.id, "used")
+        ns.volume.commit().wait()
+    for number in (1, 2):
+        Damage(store, Facts()).flip_record(security_key_key(number))
+    with opened(store) as ns:
+        keys = ns.security_keys
+        assert ([number for number, _ in keys.all()], keys.damaged(), keys.find("sound")) == ([3], [1, 2], 3)
+        refused(SecurityKeyInUse, lambda: keys.delete(1))
+        refused(Damaged, lambda: ns.snapshot_locks.unlock(snapshot.id, key.sign("anything")))
+        keys.delete(2)
+        refused(NotFound, lambda: keys.delete(2))
+        assert (keys.damaged(), add(ns, "another", key)) == ([1], 4)
+    assert "security key 1 is damaged" in caplog.text
+    caplog.clear()
 
 
 def test_a_hold_whose_record_is_damaged_still_holds_and_the_volume_opens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
@@ -10,7 +11,7 @@ import msgspec
 from anqfs.control.rest import etags
 from anqfs.control.rest.quotas import Paging
 from anqfs.control.rest.routing import Answer, Call, Route, limit_of
-from anqfs.errors import UsageError
+from anqfs.errors import Damaged, UsageError
 from anqfs.store.schema import SecurityKey
 
 _Text = Annotated[str, msgspec.Meta(max_length=4096)]
@@ -98,8 +99,11 @@ def _number(call: Call) -> int:
 
 
 async def _get_all(call: Call) -> Any:
-    """List security keys."""
-    return Keys([_shown(number, key) for number, key in call.service.namespace.security_keys.all()])
+    """List security keys. Of one whose record is damaged only the id is known."""
+    keys = call.service.namespace.security_keys
+    shown = {number: _shown(number, key) for number, key in keys.all()}
+    lost = {number: Key(str(number), "", "", "the key's record is damaged", True) for number in keys.damaged()}
+    return Keys([one for _, one in sorted((shown | lost).items())])
 
 
 async def _add(call: Call) -> Any:
@@ -133,7 +137,8 @@ async def _delete(call: Call) -> Any:
     """Delete a security key that locks nothing."""
     call.service.must_be_writable()
     number, keys = _number(call), call.service.namespace.security_keys
-    call.must_match(etags.of(number, keys.get(number)))
+    with suppress(Damaged):  # of what is damaged nobody knows a version
+        call.must_match(etags.of(number, keys.get(number)))
     keys.delete(number)
     await call.service.durable()
     return None
