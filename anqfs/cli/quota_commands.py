@@ -10,7 +10,7 @@ import typer
 from anqfs.cli import output
 from anqfs.cli.snapshot_commands import DryRun, directory_inode, naming
 from anqfs.control import wire
-from anqfs.errors import NotMounted, QuotaMissing
+from anqfs.errors import Damaged, NotMounted, QuotaMissing
 
 if TYPE_CHECKING:
     from anqfs.control.client import Client
@@ -154,10 +154,14 @@ def remove(directory: Directory, dry_run: DryRun = False, json: Json = False) ->
     """
     daemon, inode = _daemon(directory)
     with naming(directory):
-        status = _document(daemon.get(f"{_QUOTAS}/status/{inode}"))
+        try:
+            status = _document(daemon.get(f"{_QUOTAS}/status/{inode}"))
+        except Damaged:
+            status = {"id": str(inode), "limit": None}
         if not dry_run:
             daemon.delete(f"{_QUOTAS}/{inode}")
     if json:
         output.json_document({**status, "dry_run": dry_run})
     elif dry_run:
-        output.say(f"{wire.shown(directory)}: its quota of {output.size(status['limit'])} would be removed")
+        limit = "unknown size, which is damaged," if status["limit"] is None else output.size(status["limit"])
+        output.say(f"{wire.shown(directory)}: its quota of {limit} would be removed")

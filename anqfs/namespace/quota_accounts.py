@@ -71,7 +71,7 @@ class QuotaAccounts:
 
     def directory_goes(self, ino: int) -> None:
         """Remove the quota of a directory that is being removed, inside the operation."""
-        if self.any and self._has_quota(ino):
+        if self.any and self.has_quota(ino):
             self._core.volume.delete(quota_key(ino))
             self._core.after.append(lambda: self.quota_changed(ino))
 
@@ -96,12 +96,12 @@ class QuotaAccounts:
         if len(self._chains) + len(way) > _CHAINS_MAX:
             self._chains.clear()
         for ino in reversed(way):
-            if self._has_quota(ino):
+            if self.has_quota(ino):
                 found = (ino, *found)
             self._chains[ino] = found
         return found
 
-    def _has_quota(self, ino: int) -> bool:
+    def has_quota(self, ino: int) -> bool:
         """Tell whether a directory has a quota. A damaged one refuses what would add to it, and nothing else, until it is set again."""
         try:
             return self._core.get(quota_key(ino)) is not None

@@ -7,14 +7,16 @@ snapshot. A limit below what is there is allowed: then nothing can be added unti
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from anqfs.errors import FilesystemError, QuotaMissing
+from anqfs.errors import Damaged, FilesystemError, QuotaMissing
 from anqfs.namespace.core import RECORD_ROOM, Core, operation
 from anqfs.namespace.quota_accounts import capacity_of
 from anqfs.store.schema import INO_MAX, Quota, prefix_end, quota_key
 
+_log = logging.getLogger(__name__)
 LIMIT_MAX = (1 << 63) - 1
 
 
@@ -44,9 +46,9 @@ class Quotas:
 
     @operation
     def remove(self, node: int) -> None:
-        """Remove the quota of a live directory. Raises QuotaMissing when it has none, EROFS, ENOTDIR, ESTALE."""
+        """Remove the quota of a live directory, be its record damaged. Raises QuotaMissing when it has none, EROFS, ENOTDIR, ESTALE."""
         ino, _ = self.core.writable_directory(node)
-        if self.limit(ino) is None:
+        if not self.core.quotas.has_quota(ino):
             raise QuotaMissing("the directory has no quota")
         self.core.volume.delete(quota_key(ino))
         self.core.after.append(lambda: self.core.quotas.quota_changed(ino))
@@ -65,14 +67,20 @@ class Quotas:
         return QuotaStatus(ino, limit, capacity_of(self.core.usage.below(ino)))
 
     def listing(self, after: int = 0) -> Iterator[QuotaStatus]:
-        """Yield all quotas of directories with numbers above `after`, in their order."""
+        """Yield all quotas of directories with numbers above `after`, in their order, without damaged ones."""
         self._settle()
         if after >= INO_MAX:
             return
-        for key, record in self.core.volume.scan(quota_key(after + 1), prefix_end(b"Q")):
-            if isinstance(record, Quota):
-                ino = int.from_bytes(key[1:], "big")
-                yield QuotaStatus(ino, record.limit, capacity_of(self.core.usage.below(ino)))
+        for key in self.core.volume.scan_keys(quota_key(after + 1), prefix_end(b"Q")):
+            ino = int.from_bytes(key[1:], "big")
+            try:
+                quota: Quota | None = self.core.get(key)
+                used = capacity_of(self.core.usage.below(ino))
+            except Damaged as error:
+                _log.error("the quota of inode %d, or what is taken of it, is damaged: %s", ino, error)
+                continue
+            if quota is not None:
+                yield QuotaStatus(ino, quota.limit, used)
 
     def _settle(self) -> None:
         if not self.core.volume.read_only and self.core.volume.failed is None:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from anqfs.errors import AnqfsError, FilesystemError, NotFound
+from anqfs.errors import AnqfsError, Damaged, FilesystemError, NotFound
 from anqfs.namespace.core import RECORD_ROOM, Core, is_locked, operation
 from anqfs.namespace.directories import Directories
 from anqfs.namespace.quota_accounts import capacity_below, capacity_of
@@ -114,8 +114,7 @@ class TreeDeletes:
         ino, _ = core.writable_directory(node)
         if ino == ROOT_INO:
             raise FilesystemError(errno.EBUSY, "the root of a volume cannot be deleted")
-        found = core.get(tree_delete_key(ino))
-        if isinstance(found, TreeDelete) and not found.error:
+        if ino in self._running:
             raise FilesystemError(errno.EALREADY, "the directory is being deleted already")
         totals = core.usage.below(ino)
         files = totals[2] + totals[4] + totals[5]
@@ -129,8 +128,9 @@ class TreeDeletes:
 
     @operation
     def cancel(self, ino: int) -> None:
-        """End a deletion; what is not deleted yet stays. Raises NotFound."""
-        self.get(ino)
+        """End a deletion, be its record damaged; what is not deleted yet stays. Raises NotFound."""
+        if not self._is_recorded(ino):
+            self.get(ino)
         self.core.volume.delete(tree_delete_key(ino))
         self.core.after.append(lambda: self._forget(ino))
 
@@ -158,13 +158,24 @@ class TreeDeletes:
         return Deletion(ino, record, capacity_below(left), left.files + left.symlinks + left.others, left.directories)
 
     def listing(self) -> Iterator[Deletion]:
-        """Yield all deletions, by inode."""
+        """Yield all deletions, by inode, without damaged ones."""
         for key in list(self.core.volume.scan_keys(b"T", prefix_end(b"T"))):
-            yield self.status(int.from_bytes(key[1:], "big"))
+            ino = int.from_bytes(key[1:], "big")
+            try:
+                yield self.status(ino)
+            except Damaged as error:
+                _log.error("the deletion of inode %d, or what is left of it, is damaged: %s", ino, error)
+
+    def _is_recorded(self, ino: int) -> bool:
+        """Tell whether there is a record of a directory's deletion, be it damaged."""
+        try:
+            return self.core.get(tree_delete_key(ino)) is not None
+        except Damaged:
+            return True
 
     def _directory_goes(self, ino: int) -> None:
         """Remove the record of a directory that is being removed, by us or by somebody else, inside the operation."""
-        if ino in self._running or self.core.get(tree_delete_key(ino)) is not None:
+        if ino in self._running or self._is_recorded(ino):
             self.core.volume.delete(tree_delete_key(ino))
             self.core.after.append(lambda: self._forget(ino))
 

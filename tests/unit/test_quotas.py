@@ -464,4 +464,10 @@ def test_a_damaged_quota_refuses_growth_alone_until_it_is_set_again(tmp_path: Pa
         assert ns.quotas.status(top).used == ENTRY_CAPACITY
         ns.volume.commit().wait()
         assert {finding.path for finding in check(ns.volume).findings} == {b"volume"}  # the digest still tells of the damage
+        ns.quotas.set(ns.mkdir(1, b"other", 0o755, ROOT)[0], 10)
+    Damage(path, Facts()).flip_record(quota_key(top))
+    with opened(path) as ns:
+        assert [one.limit for one in ns.quotas.listing()] == [10]
+        ns.quotas.remove(top)
+        ns.create(top, b"h", 0o644, ROOT)
     assert "the quota of inode" in caplog.text

@@ -13,6 +13,8 @@ import pytest
 from anqfs.errors import FilesystemError, NotFound
 from anqfs.namespace import ROOT, Namespace
 from anqfs.namespace.check import check
+from anqfs.store.schema import tree_delete_key
+from tests.unit.damaged_volume import Damage, Facts
 from tests.unit.namespace_volume import make_store, opened, work_off
 
 
@@ -207,3 +209,29 @@ def test_what_the_kernel_knows_of_is_told_to_it(ns: Namespace) -> None:
     assert {(top, b"known"), (known, None), (1, b"top"), (top, None), (1, None)} == set(changes)
     assert ns.attributes(known).nlink == 0
     assert ns.tree_deletes.take_changes() == []
+
+
+@pytest.mark.parametrize("how", ["cancel", "start", "rmdir"])
+def test_a_deletion_whose_record_is_damaged_is_in_nobodys_way(tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture) -> None:
+    make_store(tmp_path / "store")
+    with opened(tmp_path / "store") as ns:
+        lost, other = (ns.mkdir(1, name, 0o755, ROOT)[0] for name in (b"lost", b"other"))
+        for top in (lost, other):
+            ns.create(top, b"f", 0o644, ROOT)
+            ns.tree_deletes.start(top)
+    Damage(tmp_path / "store", Facts()).flip_record(tree_delete_key(lost))
+    with opened(tmp_path / "store") as ns:
+        assert [one.ino for one in ns.tree_deletes.listing()] == [other]
+        if how == "cancel":
+            ns.tree_deletes.cancel(lost)
+            with pytest.raises(NotFound):
+                ns.tree_deletes.cancel(lost)
+        elif how == "start":
+            ns.tree_deletes.start(lost)
+        else:
+            ns.unlink(lost, b"f")
+            ns.rmdir(1, b"lost")
+        work_off(ns)
+        assert [name for name, *_ in ns.readdir(1, 0)] == ([b"lost"] if how == "cancel" else [])
+        assert list(ns.volume.scan_keys(b"T", b"U")) == []
+    assert "does not go on" in caplog.text
