@@ -7,9 +7,10 @@ are leased durably before they are used: an NFS client may hold one that a crash
 from __future__ import annotations
 
 import errno
+import logging
 from typing import NamedTuple
 
-from anqfs.errors import FilesystemError
+from anqfs.errors import Damaged, FilesystemError
 from anqfs.namespace.core import Core
 from anqfs.namespace.nodes import BY_TIME, VIEW_MAX
 from anqfs.store.schema import (
@@ -24,6 +25,7 @@ from anqfs.store.schema import (
     view_number_key,
 )
 
+_log = logging.getLogger(__name__)
 _TRANSIENT = 1 << 16
 _NUMBERS = VIEW_MAX - _TRANSIENT
 _LEASE = 1 << 16
@@ -80,16 +82,28 @@ class Views:
         return entered
 
     def number(self, snapshot: int, door: int) -> int | None:
-        """Return the number of a view if it has one. `door`: the entry directory, with BY_TIME if through `.snapshot/@GMT`."""
-        record: ViewNumber | None = self._core.get(view_number_key(snapshot, door))
-        return record.view if record is not None else self._transient.get((snapshot, door))
+        """Return the number of a view if it has one. `door`: the entry directory, with BY_TIME if through `.snapshot/@GMT`.
+
+        One whose record is damaged or gone has none any more: its nodes are lost, but the snapshot is entered under another number.
+        """
+        transient = self._transient.get((snapshot, door))
+        if transient is not None:
+            return transient
+        try:
+            record: ViewNumber | None = self._core.get(view_number_key(snapshot, door))
+            if record is not None and record.view not in self._known and self._core.get(view_key(record.view)) is None:
+                raise Damaged(f"view {record.view} is missing")
+        except Damaged as error:
+            _log.error("a view of snapshot %d gets another number: %s", snapshot, error)
+            return None
+        return None if record is None else record.view
 
     def allocate(self, snapshot: Snapshot, door: int) -> int:
         """Number a view, inside an operation. Half of a lease is left when the next one is written. Raises ENOSPC when all are taken."""
         core = self._core
         for each in range(self._next, self._next + _NUMBERS):
             view = each % _NUMBERS + 1
-            if view not in self._freed and core.get(view_key(view)) is None:
+            if view not in self._freed and self._is_free(view):
                 if self._leased - each < _LEASE // 2:
                     core.volume.put(COUNTER_VIEW, Counter(max(self._leased, each) + _LEASE))
                     core.after.append(self._extended)
@@ -98,6 +112,12 @@ class Views:
                 core.volume.put(view_number_key(snapshot.id, door), ViewNumber(view))
                 return view
         raise FilesystemError(errno.ENOSPC, "all view numbers are taken")
+
+    def _is_free(self, view: int) -> bool:
+        try:
+            return self._core.get(view_key(view)) is None
+        except Damaged:
+            return False
 
     def allocate_transient(self, snapshot: Snapshot, door: int) -> int:
         """Number a view for this mount only, because nothing can be written. Raises ENOSPC when all are taken."""
@@ -123,11 +143,21 @@ class Views:
         """Remove up to `limit` views of a snapshot. Returns whether there are more."""
         core = self._core
         prefix = view_number_key(snapshot, 0)[:9]
-        for count, (key, record) in enumerate(core.volume.scan(prefix, prefix_end(prefix))):
+        for count, key in enumerate(core.volume.scan_keys(prefix, prefix_end(prefix))):
             if count >= limit:
                 return True
-            assert isinstance(record, ViewNumber)
-            core.volume.delete(view_key(record.view))
-            core.volume.delete(key)
-            self._freed.add(record.view)
+            self._remove(key)
         return False
+
+    def _remove(self, key: bytes) -> None:
+        """Remove one view by its index entry. Of a damaged entry nobody knows the number: that is never free again."""
+        volume = self._core.volume
+        try:
+            record: ViewNumber | None = self._core.get(key)
+        except Damaged as error:
+            _log.error("a view stays, its number is lost: %s", error)
+            record = None
+        if record is not None:
+            volume.delete(view_key(record.view))
+            self._freed.add(record.view)
+        volume.delete(key)

@@ -34,6 +34,7 @@ from anqfs.store.schema import (
     Schedule,
     Settings,
     inode_key,
+    snapshot_key,
 )
 from anqfs.store.volume import Volume
 
@@ -221,6 +222,28 @@ def test_without_one_of_its_counters_a_volume_hands_out_no_number_twice(damage: 
     found = findings(damage)
     assert set(found) == {b"volume"}
     assert "root digest" in found[b"volume"]
+
+
+@pytest.mark.parametrize("letter", [b"V", b"v"])
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_snapshot_whose_views_are_lost_is_entered_anew_and_can_be_deleted(damage: Damage, harm: Harm, letter: bytes) -> None:
+    for key in damage.keys(letter):
+        harm(damage, key)
+    with opened(damage.store, read_only=True) as ns:
+        assert content(ns, b".snapshot/1_one/d/f") == b"first"
+        assert find(ns, b".snapshot/1_one/d") == find(ns, b".snapshot/1_one/d")
+    with opened(damage.store) as ns:
+        entered = find(ns, b".snapshot/1_one/d")
+        assert content(ns, b".snapshot/1_one/d/f") == b"first"
+        ns.volume.commit().wait()
+    with opened(damage.store) as ns:
+        assert find(ns, b".snapshot/1_one/d") == entered
+        assert ns.attributes(entered).nlink == 2
+        for number in (1, 2):
+            ns.snapshot_delete(number)
+        work_off(ns)
+        assert ns.snapshots_in_deletion() == []
+        assert list(ns.volume.scan_keys(b"S", b"T")) == [snapshot_key(3)]
 
 
 @pytest.mark.parametrize("harm", HARMS)
