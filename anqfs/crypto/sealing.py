@@ -134,30 +134,15 @@ class ExtentSealer:
                 used = stop
         return used
 
-    def open_range(self, extent: int, sealed: Buffer, offset: int, length: int, scratch: bytearray | None = None) -> bytes:
-        """Return `length` bytes from `offset` of an extent, opening only the chunks that hold them.
+    def open_chunks(self, extent: int, total: int, start: int, sealed: Buffer, target: Buffer) -> None:
+        """Open the whole chunks from byte `start` (a multiple of CHUNK) on that `sealed` consists of, into `target`.
 
-        Arguments: `scratch`, EXTENT_MAX bytes of the calling thread's own, saves an allocation.
-        Raises Damaged when a tag does not hold or the extent is shorter than asked.
+        Arguments: `total` is the extent's plaintext length. Raises Damaged when a tag does not hold.
         """
-        if length == 0:
-            return b""
-        target = scratch if scratch is not None else bytearray(EXTENT_MAX)
-        start = self.open_chunks(extent, sealed, offset, length, target)
-        with memoryview(target) as view:
-            return bytes(view[offset - start : offset - start + length])
-
-    def open_chunks(self, extent: int, sealed: Buffer, offset: int, length: int, target: bytearray) -> int:
-        """Open the whole chunks that hold the range into `target`; returns the offset in the extent of target's first byte."""
-        first, last = offset // CHUNK, (offset + length - 1) // CHUNK
         with memoryview(sealed) as source, memoryview(target) as view:
-            total = plain_length(len(source))
-            if offset < 0 or length < 0 or offset + length > total:
-                raise Damaged(f"extent {extent} holds {total} bytes, {offset}+{length} were expected")
-            filled = 0
-            for chunk in range(first, last + 1):
+            at, filled, chunk = 0, 0, start // CHUNK
+            while at < len(source):
                 size = min(CHUNK, total - chunk * CHUNK)
-                at = chunk * SEALED_CHUNK
                 try:
                     self._decrypt_into(
                         _EXTENT_NONCE.pack(extent, chunk),
@@ -167,8 +152,7 @@ class ExtentSealer:
                     )
                 except (InvalidTag, ValueError) as error:
                     raise Damaged(f"extent {extent} is damaged: the tag of chunk {chunk} does not hold") from error
-                filled += size
-        return first * CHUNK
+                at, filled, chunk = at + size + TAG, filled + size, chunk + 1
 
 
 class SealerCache:

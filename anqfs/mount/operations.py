@@ -258,7 +258,7 @@ class AnqfsOperations(pyfuse3.Operations):
         cold = self.namespace.cold(handle.node, offset, size)
         if cold:
             await self.readers.fetch(cold)
-        if offset == handle.next:
+        if offset and offset == handle.next:
             self.readers.ahead(handle, offset + size)
         handle.next = offset + size
         return self.namespace.read(handle.node, offset, size)

@@ -92,6 +92,10 @@ class AdaptivePoll:
         """Make the next wait run trio's scheduler: another thread has just answered. Any thread."""
         self._hurry = True
 
+    def pending(self) -> bool:
+        """Tell whether a request is waiting to be read."""
+        return bool(self._poller.poll(0))
+
     async def wait_readable(self, descriptor: int) -> None:
         """Return when a request can be read. Raises trio.ClosedResourceError when the session ends, trio.Cancelled."""
         if descriptor != self._descriptor:

@@ -42,11 +42,16 @@ TRY_EVERY = 16
 class Readers:
     """A bounded number of reader threads, which never fetch the same piece twice at a time."""
 
-    def __init__(self, namespace: Namespace, volume: Volume, hurry: Callable[[], None]) -> None:
-        """`hurry` is called on a reader thread when it is done, so that the trio thread looks soon."""
+    def __init__(self, namespace: Namespace, volume: Volume, hurry: Callable[[], None], pending: Callable[[], bool]) -> None:
+        """`hurry` is called on a reader thread when it is done, so that the trio thread looks soon.
+
+        `pending` tells whether a request waits to be served.
+        """
         self._namespace = namespace
         self._volume = volume
         self._hurry = hurry
+        self._pending = pending
+        self._waiting = 0
         self._limiter = trio.CapacityLimiter(THREADS)
         self._flying: dict[Piece, trio.Event] = {}
         self._nursery: trio.Nursery | None = None
@@ -79,16 +84,24 @@ class Readers:
             self._passed = (self._passed + 1) % TRY_EVERY
             if self._passed:
                 return False
-        self._volume.read_in(pieces)
         self.awaited += len(pieces)
+        self._waiting += 1
+        try:
+            came = await self._came_soon(pieces)
+        finally:
+            self._waiting -= 1
+        self._credit = min(CREDIT_MAX, self._credit + 1) if came else max(0, self._credit - 1)
+        return came
+
+    async def _came_soon(self, pieces: list[Piece]) -> bool:
+        is_warm = self._volume.extent_is_warm
         end = perf_counter_ns() + PATIENCE_NS
         while perf_counter_ns() < end:
-            self._hurry()
-            await trio.lowlevel.checkpoint()
-            if all(self._volume.extent_is_warm(extent, offset, length) for extent, offset, length, _ in pieces):
-                self._credit = min(CREDIT_MAX, self._credit + 1)
+            if self._waiting > 1 or self._pending():
+                self._hurry()
+                await trio.lowlevel.checkpoint()
+            if all(is_warm(extent, offset, length) for extent, offset, length, _ in pieces):
                 return True
-        self._credit = max(0, self._credit - 1)
         return False
 
     async def _fetch(self, pieces: list[Piece]) -> None:

@@ -78,7 +78,7 @@ class Session:
         self.negotiated = Negotiated(False, 0, 0, 0)
         self.invalidation: Invalidation | None = None
         self.durability = Durability(volume, self._hurry)
-        self.readers = Readers(namespace, volume, self._hurry)
+        self.readers = Readers(namespace, volume, self._hurry, self._pending)
         self.background = Background(namespace, volume, self.durability)
         self.durability.kick = self.background.kick
         self.background.forget = self._forget_removed
@@ -91,6 +91,9 @@ class Session:
     def _hurry(self) -> None:
         if self.poll is not None:
             self.poll.hurry()
+
+    def _pending(self) -> bool:
+        return self.poll is None or self.poll.pending()
 
     @property
     def latency(self) -> Latency:

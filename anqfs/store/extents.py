@@ -1,6 +1,6 @@
-"""Reading extents: from the cache, from the map on the owner's thread when warm, or by reader threads through `fetch`.
+"""Reading extents: from the cache, from what the kernel has in memory on the owner's thread, or by reader threads through `fetch`.
 
-`open_here`, `is_warm` and `read_in` are the owner's; `fetch`, `verify` and `trim` are for any thread.
+`open_here`, `is_warm` and `length` are the owner's; `fetch`, `verify` and `trim` are for any thread.
 """
 
 from __future__ import annotations
@@ -8,22 +8,61 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
-from anqfs.crypto.sealing import CHUNK, EXTENT_MAX, SEALED_CHUNK, SealerCache, plain_length
+from anqfs.crypto.sealing import CHUNK, EXTENT_MAX, SEALED_EXTENT_MAX, SealerCache, plain_length, sealed_length
 from anqfs.errors import Damaged
 from anqfs.store import memory
 from anqfs.store.cache import ExtentCache
-from anqfs.store.interfaces import ExtentReading, ExtentStore, RecordStore
+from anqfs.store.interfaces import ExtentReading, ExtentStore, RecordStore, SealedExtent
 
 MAPPED_MAX = 128 << 20
 """Resident bytes of mapped files above which the maps' page table entries are dropped."""
+WHOLE = 64 << 10
+"""Bytes of an extent up to which it is opened whole: small files that were written together are read together."""
+KEPT = 128 << 10
+"""Bytes of an opened part up to which it is kept for reads that follow nearby. Larger ones the kernel keeps."""
 _LOOK_EVERY = 16 << 20
 
 
-def _chunks_of(sealed: memoryview, offset: int, length: int) -> memoryview:
-    """Return the part of a sealed extent whose chunks hold a range of its plaintext."""
-    first = offset // CHUNK * SEALED_CHUNK
-    last = min(len(sealed), -(-(offset + length) // CHUNK) * SEALED_CHUNK)
-    return sealed[first : max(first, last)]
+class _Part:
+    """Whole sealed chunks of one extent in a buffer of one thread's own, and a buffer to open them into."""
+
+    def __init__(self) -> None:
+        self._sealed = memoryview(bytearray(SEALED_EXTENT_MAX))
+        self._plain = memoryview(bytearray(EXTENT_MAX))
+        self._held = (0, 0, 0)
+        """Extent id, first byte and end of what is in the buffer. An extent never changes and its id is never another's."""
+        self._total = 0
+        self.start = 0
+
+    def forget(self) -> None:
+        """Load what is loaded next from the store in any case."""
+        self._held = (0, 0, 0)
+
+    def load(self, extent: int, found: SealedExtent, offset: int, length: int, *, wait: bool) -> bool:
+        """Get the chunks that hold a range; False when that would need a wait and `wait` is not set. Raises Damaged."""
+        total = plain_length(len(found))
+        if offset + length > total:
+            raise Damaged(f"extent {extent} holds {total} bytes, {offset}+{length} were expected")
+        start, stop = 0, total
+        if total > WHOLE:
+            start, stop = offset // CHUNK * CHUNK, min(total, -(-(offset + length) // CHUNK) * CHUNK)
+        if self._held == (extent, start, stop):
+            return True
+        self.forget()
+        target = self._sealed[: sealed_length(stop - start)]
+        if wait:
+            found.read(sealed_length(start), target)
+        elif not found.read_now(sealed_length(start), target):
+            return False
+        self._held, self._total, self.start = (extent, start, stop), total, start
+        return True
+
+    def open(self, sealers: SealerCache, number: int) -> memoryview:
+        """Return what was loaded, opened; valid until the next call. Raises Damaged."""
+        extent, start, stop = self._held
+        plain = self._plain[: stop - start]
+        sealers.get(number).open_chunks(extent, self._total, start, self._sealed[: sealed_length(stop - start)], plain)
+        return plain
 
 
 class ExtentReader:
@@ -34,111 +73,87 @@ class ExtentReader:
         self._records = records
         self._sealers = sealers
         self._counters = counters
-        self._scratch = bytearray(EXTENT_MAX)
+        self._here = _Part()
         self._local = threading.local()
         self._opened = 0
         self.cache = ExtentCache()
 
     def open_here(self, extent: int, offset: int, length: int, number: int) -> bytes:
-        """Return a range of a durable extent, from the cache or the map. Raises Damaged. Owner only."""
+        """Return a range of a durable extent, from the cache or the store. Raises Damaged. Owner only."""
         cached = self.cache.find(extent, offset, length)
         if cached is not None:
             self._counters["extent_cache_hits"] += 1
             return cached
         self._counters["extent_cache_misses"] += 1
-        sealed = self._extents.get(extent)
-        if sealed is None:
+        found = self._extents.find(extent)
+        if found is None:
             raise Damaged(f"extent {extent} is missing from the store")
-        with sealed:
-            data, start = self._open_chunks(extent, sealed, offset, length, number, self._scratch)
-        if start is not None:
-            self.cache.add(extent, start, data)
-            data = data[offset - start : offset - start + length]
+        part = self._here
+        part.load(extent, found, offset, length, wait=True)
+        plain = part.open(self._sealers, number)
         self._count(length)
-        return data
-
-    def _open_chunks(
-        self, extent: int, sealed: memoryview, offset: int, length: int, number: int, scratch: bytearray
-    ) -> tuple[bytes, int | None]:
-        """Return (the range, None), or (the whole chunk, its offset) of a short range, so that its neighbours are at hand."""
-        sealer = self._sealers.get(number)
-        if offset // CHUNK == (offset + length - 1) // CHUNK and length < CHUNK:
-            start = offset // CHUNK * CHUNK
-            size = min(CHUNK, plain_length(len(sealed)) - start)
-            if offset + length <= start + size:
-                return sealer.open_range(extent, sealed, start, size, scratch), start
-        return sealer.open_range(extent, sealed, offset, length, scratch), None
+        at = offset - part.start
+        if length == len(plain) or len(plain) > KEPT:
+            return bytes(plain[at : at + length])
+        whole = bytes(plain)
+        self.cache.add(extent, part.start, whole)
+        return whole[at : at + length]
 
     def is_warm(self, extent: int, offset: int, length: int) -> bool:
-        """Tell whether `open_here` would answer without waiting for a disk. Owner only."""
+        """Tell whether `open_here` would answer without waiting for a disk; if not, the disk was asked. Owner only."""
         if self.cache.holds(extent, offset, length):
             return True
-        sealed = self._extents.get(extent)
-        if sealed is None:
-            return True
-        with sealed, _chunks_of(sealed, offset, length) as part:
-            return len(part) == 0 or self._extents.is_resident(part)
+        try:
+            found = self._extents.find(extent)
+            return found is None or self._here.load(extent, found, offset, length, wait=False)
+        except Damaged:
+            return True  # the read will meet it
 
     def length(self, extent: int) -> int:
         """Return the plaintext length of a durable extent, without reading it; 0 when it is not there. Owner only. Raises Damaged."""
-        sealed = self._extents.get(extent)
-        if sealed is None:
-            return 0
-        with sealed:
-            return plain_length(len(sealed))
+        found = self._extents.find(extent)
+        return 0 if found is None else plain_length(len(found))
 
     def fetch(self, wanted: Iterable[tuple[int, int, int, int]]) -> None:
         """Open ranges (extent, offset, length, sealing key number) into the cache. What is damaged is remembered for its reader."""
-        missing = [each for each in wanted if each[2] > 0 and not self.cache.holds(*each[:3])]
         with self._extents.reading() as reading:
-            self._read_in(reading, missing)
-            for each in missing:
+            for extent, offset, length, number in wanted:
+                if length <= 0 or self.cache.holds(extent, offset, length):
+                    continue
                 try:
-                    self._fetch_one(reading, *each)
+                    start, data = self._opened_part(reading, extent, offset, length, number)
+                    self.cache.add(extent, start, data)
                 except Damaged as damage:
-                    self.cache.note_damage(each[0], damage)
-                self._count(each[2])
+                    self.cache.note_damage(extent, damage)
+                self._count(length)
 
-    def read_in(self, wanted: Iterable[tuple[int, int, int, int]]) -> None:
-        """Start reading ranges from the disk, without waiting. Owner only."""
-        self._read_in(self._extents, wanted)
-
-    def _read_in(self, reading: ExtentReading, wanted: Iterable[tuple[int, int, int, int]]) -> None:
-        """Start reading all ranges from the disk at once. What is wrong with one is found when it is opened."""
-        for extent, offset, length, _ in wanted:
-            try:
-                sealed = reading.get(extent)
-            except Damaged:
-                continue
-            if sealed is not None:
-                with sealed, _chunks_of(sealed, offset, length) as part:
-                    self._extents.read_in(part)
-
-    def _fetch_one(self, reading: ExtentReading, extent: int, offset: int, length: int, number: int) -> None:
-        sealed = reading.get(extent)
-        if sealed is None:
+    def _opened_part(self, reading: ExtentReading, extent: int, offset: int, length: int, number: int) -> tuple[int, bytes]:
+        """Return where an opened part that holds the range begins, and the part. Raises Damaged."""
+        found = reading.find(extent)
+        if found is None:
             raise Damaged(f"extent {extent} is missing from the store")
-        with sealed:
-            data, start = self._open_chunks(extent, sealed, offset, length, number, self._own_scratch())
-        self.cache.add(extent, offset if start is None else start, data)
+        part = self._own_part()
+        part.load(extent, found, offset, length, wait=True)
+        return part.start, bytes(part.open(self._sealers, number))
 
-    def _own_scratch(self) -> bytearray:
-        """Return this thread's buffer for one opened extent."""
-        scratch: bytearray | None = getattr(self._local, "scratch", None)
-        if scratch is None:
-            scratch = self._local.scratch = bytearray(EXTENT_MAX)
-        return scratch
+    def _own_part(self) -> _Part:
+        """Return this thread's buffers."""
+        part: _Part | None = getattr(self._local, "part", None)
+        if part is None:
+            part = self._local.part = _Part()
+        return part
 
     def verify(self, extent: int, number: int) -> int:
         """Open every chunk of a durable extent and return its length. Raises Damaged. Any thread."""
         with self._extents.reading() as reading:
-            sealed = reading.get(extent)
-            if sealed is None:
+            found = reading.find(extent)
+            if found is None:
                 raise Damaged(f"extent {extent} is missing from the store")
-            with sealed:
-                self._extents.read_in(sealed)
-                length = plain_length(len(sealed))
-                self._sealers.get(number).open_chunks(extent, sealed, 0, length, self._own_scratch())
+            length = plain_length(len(found))
+            part = self._own_part()
+            part.forget()
+            part.load(extent, found, 0, length, wait=True)
+            part.open(self._sealers, number)
         self._count(length)
         return length
 

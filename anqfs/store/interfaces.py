@@ -87,24 +87,31 @@ class RecordStore(Protocol):
         """Let go of everything."""
 
 
+class SealedExtent(Protocol):
+    """The sealed bytes of one extent, which need not be in memory. Valid until the view ends, or the next `refresh`."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def read(self, start: int, target: memoryview) -> None:
+        """Fill `target` from byte `start` on, waiting for the disk. Raises Damaged when the disk does not give it."""
+
+    def read_now(self, start: int, target: memoryview) -> bool:
+        """Fill `target` if that needs no wait; else start reading it from the disk and return False: ask again."""
+
+
 class ExtentReading(Protocol):
     """A view of the extents as of its making, for the thread that made it."""
 
-    def get(self, extent: int) -> memoryview | None:
-        """Return the sealed bytes, valid until the view ends."""
+    def find(self, extent: int) -> SealedExtent | None:
+        """Return an extent; None when it is not there."""
 
 
 class ExtentStore(Protocol):
     """Sealed extents by id."""
 
-    def get(self, extent: int) -> memoryview | None:
-        """Return the sealed bytes as of the last `refresh`; release them before the next call. Owner only."""
-
-    def is_resident(self, sealed: memoryview) -> bool:
-        """Tell whether the sealed bytes can be read without waiting for a disk."""
-
-    def read_in(self, sealed: memoryview) -> None:
-        """Start reading the sealed bytes from the disk, without waiting. Any thread, inside `reading`."""
+    def find(self, extent: int) -> SealedExtent | None:
+        """Return an extent as of the last `refresh`; None when it is not there. Owner only."""
 
     def refresh(self) -> bool:
         """See what was committed; False when a failed commit shut the store and the view stays as it is. Owner only."""

@@ -19,7 +19,8 @@ import lmdb
 
 from anqfs.errors import AnqfsError, CommitFailed, Damaged, NoSpace, StoreInUse
 from anqfs.store import memory
-from anqfs.store.interfaces import ExtentBatch, ExtentReading, RecordBatch, StoreUsage
+from anqfs.store.data_file import DataFile
+from anqfs.store.interfaces import ExtentBatch, ExtentReading, RecordBatch, SealedExtent, StoreUsage
 from anqfs.store.mapping import Mapping
 
 RECORD_MAP = 64 << 30
@@ -376,28 +377,62 @@ class LmdbRecords(_Environment):
         return _RecordBatch(self._begin(), self._path)
 
 
-def _stored(txn: Any, extent: int, mapping: Mapping) -> memoryview | None:
-    """Return the sealed bytes of an extent, put together when they are kept in slices."""
+class _SealedExtent:
+    """A value of the extent database (`interfaces.SealedExtent`), valid as long as its transaction."""
+
+    __slots__ = ("_file", "_place", "_value")
+
+    def __init__(self, value: memoryview, place: int | None, file: DataFile) -> None:
+        self._value = value
+        self._place = place
+        self._file = file
+
+    def __len__(self) -> int:
+        return len(self._value)
+
+    def read(self, start: int, target: memoryview) -> None:
+        if self._place is None:
+            target[:] = self._value[start : start + len(target)]
+        else:
+            self._file.read(self._place + start, target)
+
+    def read_now(self, start: int, target: memoryview) -> bool:
+        if self._place is not None and self._file.can_decline:
+            if self._file.read_now(self._place + start, target):
+                return True
+            if self._file.can_decline:
+                return False
+        with self._value[start : start + len(target)] as part:
+            if not memory.is_resident(part):
+                memory.will_need(part)
+                return False
+        self.read(start, target)
+        return True
+
+
+def _stored(txn: Any, extent: int, mapping: Mapping, file: DataFile) -> _SealedExtent | None:
+    """Return the sealed extent, put together when it is kept in slices."""
     key = extent.to_bytes(8, "big")
     try:
         with txn.cursor() as cursor:
             if cursor.set_key(key):
-                return mapping.value(cursor)
+                return _SealedExtent(*mapping.value(cursor), file)
             slices: list[memoryview] = []
             if cursor.set_range(key):
                 slices.extend(part for _, part in takewhile(lambda item: item[0][:8] == key, cursor))
-            return memoryview(b"".join(slices)) if slices else None
+            return _SealedExtent(memoryview(b"".join(slices)), None, file) if slices else None
     except lmdb.Error as error:
         raise Damaged(f"the extent database cannot be read: {error}") from error
 
 
 class _ExtentReading:
-    def __init__(self, txn: Any, mapping: Mapping) -> None:
+    def __init__(self, txn: Any, mapping: Mapping, file: DataFile) -> None:
         self._txn = txn
         self._mapping = mapping
+        self._file = file
 
-    def get(self, extent: int) -> memoryview | None:
-        return _stored(self._txn, extent, self._mapping)
+    def find(self, extent: int) -> SealedExtent | None:
+        return _stored(self._txn, extent, self._mapping, self._file)
 
 
 class LmdbExtents(_Environment):
@@ -406,19 +441,25 @@ class LmdbExtents(_Environment):
     _buffers = True
     _what = "extent"
 
-    def get(self, extent: int) -> memoryview | None:
-        return _stored(self._txn, extent, self._mapping)
+    def __init__(self, path: bytes, *, map_size: int, map_limit: int = MAP_LIMIT, read_only: bool = False, create: bool = False) -> None:
+        super().__init__(path, map_size=map_size, map_limit=map_limit, read_only=read_only, create=create)
+        try:
+            self._file = DataFile(os.path.join(path, b"data.mdb"))
+        except BaseException:
+            super().close()
+            raise
 
-    def is_resident(self, sealed: memoryview) -> bool:
-        return self._frozen or memory.is_resident(sealed)
+    def close(self) -> None:
+        super().close()
+        self._file.close()
 
-    def read_in(self, sealed: memoryview) -> None:
-        memory.will_need(sealed)
+    def find(self, extent: int) -> SealedExtent | None:
+        return _stored(self._txn, extent, self._mapping, self._file)
 
     @contextmanager
     def reading(self) -> Iterator[ExtentReading]:
         with self._reading(buffers=True) as txn:
-            yield _ExtentReading(txn, self._mapping)
+            yield _ExtentReading(txn, self._mapping, self._file)
 
     def current_ids(self, after: int, limit: int) -> list[int]:
         with self._reading(buffers=False) as txn, self._cursor(txn) as cursor:

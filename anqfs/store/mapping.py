@@ -1,9 +1,9 @@
 """Where LMDB's map has a value, without touching it.
 
 py-lmdb touches every page of a value before it hands it out. For a 1 MiB extent of which 4 KiB are wanted, that reads 1 MiB from the
-disk, on the thread that asks. So extents are found by hand: a cursor set to the key shows where in its leaf page the key is; LMDB 0.9
-keeps the node's header in front of it and, for a large value, the number of its first overflow page behind it (mdb.c, MDB_node). The
-first value found this way is compared with what LMDB itself answers; when they differ, the map is not used this way at all.
+disk, on the thread that asks. So extents are found by hand, and read from the file: a cursor set to the key shows where in its leaf page
+the key is; LMDB 0.9 keeps the node's header in front of it and, for a large value, the number of its first overflow page behind it (mdb.c,
+MDB_node). The first value found this way is compared with what LMDB itself answers; when they differ, the map is not used this way at all.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ class Mapping:
         self._page_size = page_size
         self._trusted: bool | None = None if self.start else False
 
-    def value(self, cursor: Any) -> memoryview:
-        """Return the value at a positioned cursor, without touching it when that can be. Valid as long as the transaction.
+    def value(self, cursor: Any) -> tuple[memoryview, int | None]:
+        """Return the value at a positioned cursor, valid as long as the transaction, and where it is in the file.
 
+        Of a value whose place is known nothing is touched. None stands for a place that is not known.
         Raises Damaged when it would lie past the end of the file, where touching it would kill the process.
         """
         if self._trusted is not False:
             found = self._find(cursor.key())
-            if found is not None and (self._trusted or self._check(cursor, found)):
+            if found is not None and (self._trusted or self._check(cursor, found[0])):
                 return found
-        value: memoryview = cursor.value()
-        return value
+        return cursor.value(), None
 
-    def _find(self, key: memoryview) -> memoryview | None:
+    def _find(self, key: memoryview) -> tuple[memoryview, int] | None:
         """Return the large value of the node whose key this is; None when it is in the leaf page, or when anything looks unexpected."""
         at = memory.address(key)
         if not self.start <= at - _NODE.size < self.start + self._map_size:
@@ -62,7 +62,7 @@ class Mapping:
             self._readable = min(os.stat(self._data).st_size, self._map_size)
             if offset + size > self._readable:
                 raise Damaged("an altered page of the extent database points past its end")
-        return memory.view(self.start + offset, size)
+        return memory.view(self.start + offset, size), offset
 
     def _check(self, cursor: Any, found: memoryview) -> bool:
         with cursor.value() as value:

@@ -227,16 +227,10 @@ class Volume(Changes):
         return self._reader.length(extent)
 
     def extent_is_warm(self, extent: int, offset: int, length: int) -> bool:
-        """Tell whether `read_extent` would answer without waiting for a disk."""
+        """Tell whether `read_extent` would answer without waiting for a disk; if not, the disk was asked for what is missing."""
         if self._seen != self._writer.finished:
             self._settle()
         return any(extent in group.extents for group in self._groups) or self._reader.is_warm(extent, offset, length)
-
-    def read_in(self, extents: list[tuple[int, int, int, int]]) -> None:
-        """Start reading (extent, offset, length, key number) from the disk, without waiting; `extent_is_warm` tells when it is in."""
-        if self._seen != self._writer.finished:
-            self._settle()
-        self._reader.read_in(extents)
 
     def fetch(self, extents: list[tuple[int, int, int, int]]) -> None:
         """Read (extent, offset, length, sealing key number) from the disk into the cache. For reader threads."""

@@ -22,7 +22,7 @@ from anqfs.crypto.secrets import Secret
 from anqfs.mount.session import Session, serve
 from anqfs.namespace import ROOT, Namespace
 from anqfs.namespace.restore import Restore
-from anqfs.store import memory
+from anqfs.store.data_file import DataFile
 from anqfs.store.volume import Volume
 
 
@@ -133,7 +133,7 @@ async def _answer(session: Session) -> None:
 
 async def main(store: str, point: str, key_file: str, *options: str) -> None:
     if "cold" in options:
-        memory.is_resident = lambda _view: False
+        DataFile.read_now = lambda *_: False
     volume = Volume.open(
         store,
         Secret.from_key_file(key_file),

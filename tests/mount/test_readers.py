@@ -32,9 +32,6 @@ class Disk:
         pieces = [(window, 0, MIB, 1) for window in range(offset // MIB, -(-end // MIB))]
         return [piece for piece in pieces if piece not in self.fetched]
 
-    def read_in(self, pieces: list[readers.Piece]) -> None:
-        """The kernel is asked to read, and takes its time."""
-
     def extent_is_warm(self, extent: int, offset: int, length: int) -> bool:
         return (extent, offset, length, 1) in self.fetched
 
@@ -56,7 +53,7 @@ def _run(disk: Disk, main: Any) -> None:
     async def run() -> None:
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
-                reading = readers.Readers(disk, disk, lambda: hurried.append(True))  # type: ignore[arg-type]
+                reading = readers.Readers(disk, disk, lambda: hurried.append(True), lambda: False)  # type: ignore[arg-type]
                 reading.start(nursery)
                 await main(reading, nursery)
 
@@ -152,7 +149,7 @@ def test_a_disk_that_is_slow_is_waited_for_in_place_only_now_and_then() -> None:
     disk.go.set()
 
     async def main() -> int:
-        fetching = readers.Readers(disk, disk, lambda: None)
+        fetching = readers.Readers(disk, disk, lambda: None, lambda: False)
         for number in range(64):
             await fetching.fetch([(number, 0, 4096, 1)])
         return fetching.awaited
