@@ -30,9 +30,11 @@ AHEAD = 4 << 20
 AHEAD_TASKS = 8
 """Fetches ahead under way at once; beyond these, readers fetch for themselves."""
 SMALL = 256 << 10
-"""Bytes up to which a fetch first waits for the disk without a thread: a hop to one and back costs more than a fast disk does."""
+"""Bytes up to which a fetch needs little more than the disk's time to answer."""
 PATIENCE_NS = 500_000
-"""How long it does so. The pages of a slow disk are then waited for on a thread."""
+PATIENCE_LARGE_NS = 3_000_000
+"""How long a fetch, up to SMALL or larger, first waits for the disk without a thread: a hop to one and back costs more than a fast disk
+does, and a thread that opens what it read contends for the interpreter lock. A slow disk is then waited for on a thread."""
 CREDIT_MAX = 8
 """Waits in vain, beyond those that were not, after which only every TRY_EVERY-th read is waited for: the disk is slow, or the processor
 busy."""
@@ -77,8 +79,8 @@ class Readers:
             await event.wait()
 
     async def _arrived(self, pieces: list[Piece]) -> bool:
-        """Let the kernel read a few small pieces; return whether they came soon. Other requests are served meanwhile."""
-        if sum(length for _, _, length, _ in pieces) > SMALL or any(piece in self._flying for piece in pieces):
+        """Let the kernel read; return whether all came soon. Other requests are served meanwhile."""
+        if any(piece in self._flying for piece in pieces):
             return False
         if not self._credit:
             self._passed = (self._passed + 1) % TRY_EVERY
@@ -95,7 +97,8 @@ class Readers:
 
     async def _came_soon(self, pieces: list[Piece]) -> bool:
         is_warm = self._volume.extent_is_warm
-        end = perf_counter_ns() + PATIENCE_NS
+        size = sum(length for _, _, length, _ in pieces)
+        end = perf_counter_ns() + (PATIENCE_NS if size <= SMALL else PATIENCE_LARGE_NS)
         while perf_counter_ns() < end:
             if self._waiting > 1 or self._pending():
                 self._hurry()
