@@ -28,7 +28,6 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pyfuse3 as _pyfuse3
-import trio
 
 from ..errors import MountFailed
 from . import poll
@@ -193,25 +192,25 @@ def _read_init(device: int) -> bytes:
 
 def _one_turn() -> None:
     """Let pyfuse3 handle exactly one request, outside trio."""
-    saved = pyfuse3.trio
+    saved = pyfuse3.trio, pyfuse3._wait_fuse_readable
     turns = 0
 
-    async def once(_descriptor: int) -> None:
+    async def once() -> bool:
         nonlocal turns
         turns += 1
-        if turns > 1:
-            raise trio.ClosedResourceError
+        return turns == 1
 
     class _NoNursery:
         def start_soon(self, *_arguments: Any, **_named: Any) -> None:
             """More workers are not wanted for one request."""
 
-    pyfuse3.trio = poll.overlay(once, current_task=lambda: SimpleNamespace(name="init"))
+    pyfuse3.trio = poll.overlay(current_task=lambda: SimpleNamespace(name="init"))
+    pyfuse3._wait_fuse_readable = once
     turn: Awaitable[None] = pyfuse3._session_loop(_NoNursery(), 1, 1)
     try:
         turn.send(None)  # type: ignore[attr-defined]
     except StopIteration:
         return
     finally:
-        pyfuse3.trio = saved
+        pyfuse3.trio, pyfuse3._wait_fuse_readable = saved
     raise MountFailed("pyfuse3's session loop waited for something else than the FUSE device: this version of it is not supported")

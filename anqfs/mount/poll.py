@@ -1,15 +1,17 @@
 """Wait for the next FUSE request without sleeping when it is about to come.
 
-pyfuse3's session loop waits with `trio.lowlevel.wait_readable(fd)`, under a `trio.Lock`, both found through its own module global
-`trio`. A sleep and a wake across cores cost more than most requests. So that global is replaced by an object that delegates to trio
-and overrides these two: the wait polls the descriptor for some tens of microseconds before it sleeps, and the lock does nothing,
-because the wait itself lets one task sleep on the descriptor and keeps the others in a parking lot.
+pyfuse3's session loop waits with `_wait_fuse_readable()`, found through its module's globals, and that with trio's wait_readable under
+a `trio.Lock`. A sleep and a wake across cores cost more than most requests, and the lock with what is around it as much as many a
+handler. So that function is replaced by one that polls the descriptor for some tens of microseconds before it sleeps and needs no
+lock: it lets one task sleep on the descriptor and parks the others.
 
 What holds, and must go on holding:
 
-- After `wait_readable` returned there is no await until pyfuse3 has read the request: the descriptor is blocking, and a read of a
+- After `wait` returned True there is no await until pyfuse3 has read the request: the descriptor is blocking, and a read of a
   request that another task took would stop the whole daemon. Hence each return is preceded by a poll that said "readable".
 - Whenever a task leaves its sleep on the descriptor another idle task takes its place, since the first one's handler may await.
+- pyfuse3 counts the waiting tasks in the function that is replaced. So it takes none to be waiting: it starts a task with each
+  request up to `max_tasks`, and ends none. Who parked last is unparked first, so that few of them are used.
 - Every `YIELD_EVERY` requests, and at once when `hurry` was called, trio's scheduler runs, so that timers and answers from other
   threads are not starved by a busy client.
 - Spinning is earned: credit grows when requests follow each other closely and shrinks when a spin was in vain. While requests flow, a
@@ -21,9 +23,8 @@ Called by `session`, on the trio thread. `hurry` may be called on any thread.
 from __future__ import annotations
 
 import select
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from time import perf_counter_ns
-from types import TracebackType
 from typing import Any
 
 import pyfuse3
@@ -41,30 +42,7 @@ YIELD_EVERY = 32
 _HURRY_PASSES = 3
 """Passes of the scheduler that bring an answer from another thread to the task that waits for it."""
 
-
-class _Done:
-    """An awaitable that is ready at once and allocates nothing."""
-
-    def __await__(self) -> Iterator[None]:
-        return self
-
-    def __iter__(self) -> Iterator[None]:
-        return self
-
-    def __next__(self) -> None:
-        raise StopIteration
-
-
-class NoLock:
-    """Stands in for `trio.Lock` in pyfuse3: the wait below needs none."""
-
-    _done: Any = _Done()
-
-    def __aenter__(self) -> Awaitable[None]:
-        return self._done  # type: ignore[no-any-return]
-
-    def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> Awaitable[None]:
-        return self._done  # type: ignore[no-any-return]
+_PYFUSE3_WAIT = getattr(pyfuse3, "_wait_fuse_readable", None)
 
 
 class AdaptivePoll:
@@ -77,7 +55,7 @@ class AdaptivePoll:
         self._poller.register(descriptor, select.POLLIN)
         self._spin_ns = spin_ns
         self._sleep = sleep or trio.lowlevel.wait_readable
-        self._lot = trio.lowlevel.ParkingLot()
+        self._parked: list[trio.lowlevel.Task] = []
         self._asleep = False
         self._hurry = False
         self._closed = False
@@ -96,20 +74,20 @@ class AdaptivePoll:
         """Tell whether a request is waiting to be read."""
         return bool(self._poller.poll(0))
 
-    async def wait_readable(self, descriptor: int) -> None:
-        """Return when a request can be read. Raises trio.ClosedResourceError when the session ends, trio.Cancelled."""
-        if descriptor != self._descriptor:
-            await trio.lowlevel.wait_readable(descriptor)
-            return
+    async def wait(self) -> bool:
+        """Return True when a request can be read, False when the session ends. Raises trio.Cancelled."""
         self._turn += 1
         if self._hurry or self._turn >= YIELD_EVERY:
-            for _ in range(_HURRY_PASSES if self._hurry else 1):
-                self._hurry = False
-                await trio.lowlevel.checkpoint()
-            self._turn = 0
+            await self._yield()
         if self._poller.poll(0) or (self._credit > 0 and self._spin()):
-            return
-        await self._wait()
+            return True
+        return await self._wait()
+
+    async def _yield(self) -> None:
+        for _ in range(_HURRY_PASSES if self._hurry else 1):
+            self._hurry = False
+            await trio.lowlevel.checkpoint()
+        self._turn = 0
 
     def _spin(self) -> bool:
         poll = self._poller.poll
@@ -124,18 +102,31 @@ class AdaptivePoll:
         self.spins_won += 1
         return True
 
-    async def _wait(self) -> None:
+    async def _wait(self) -> bool:
         self._turn = 0
         self._hurry = False
-        while True:
-            if self._closed:
-                raise trio.ClosedResourceError("the FUSE session ends")
-            if self._asleep:
-                await self._lot.park()
-            else:
-                await self._sleep_on_descriptor()
-            if self._poller.poll(0):
-                return
+        try:
+            while not self._closed:
+                if self._asleep:
+                    await self._park()
+                else:
+                    await self._sleep_on_descriptor()
+                if not self._closed and self._poller.poll(0):
+                    return True
+            return False
+        finally:
+            if self._parked and not self._asleep:
+                trio.lowlevel.reschedule(self._parked.pop())
+
+    async def _park(self) -> None:
+        task = trio.lowlevel.current_task()
+        self._parked.append(task)
+
+        def leave(_raise_cancel: object) -> trio.lowlevel.Abort:
+            self._parked.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(leave)
 
     async def _sleep_on_descriptor(self) -> None:
         self._asleep = True
@@ -145,11 +136,9 @@ class AdaptivePoll:
             await self._sleep(self._descriptor)
         except trio.ClosedResourceError:
             self._closed = True
-            self._lot.unpark_all()
-            raise
+            return
         finally:
             self._asleep = False
-            self._lot.unpark()
         slept = perf_counter_ns() - begin
         if slept < 3 * self._spin_ns:
             self._credit = min(CREDIT_MAX, self._credit + 2)
@@ -173,25 +162,25 @@ class _Overlay:
         return value
 
 
-def overlay(wait_readable: Callable[[int], Awaitable[None]], **more: object) -> object:
-    """Return a stand-in for the module `trio` with this `wait_readable`, no lock, and `more` of `trio.lowlevel` replaced."""
-    return _Overlay(trio, Lock=NoLock, lowlevel=_Overlay(trio.lowlevel, wait_readable=wait_readable, **more))
+def overlay(**lowlevel: object) -> object:
+    """Return a stand-in for the module `trio` with these of `trio.lowlevel` replaced."""
+    return _Overlay(trio, lowlevel=_Overlay(trio.lowlevel, **lowlevel))
 
 
 def check_pyfuse3() -> None:
     """Raise RuntimeError when pyfuse3 no longer waits the way this module relies on."""
-    if getattr(pyfuse3, "trio", None) is None or not callable(getattr(pyfuse3, "_session_loop", None)):
-        raise RuntimeError("this pyfuse3 has no `trio` global or no `_session_loop`: anqfs.mount.poll must be adapted")
+    if not all(callable(getattr(pyfuse3, name, None)) for name in ("_wait_fuse_readable", "_session_loop")):
+        raise RuntimeError("this pyfuse3 has no `_wait_fuse_readable` or no `_session_loop`: anqfs.mount.poll must be adapted")
 
 
 def install(descriptor: int, *, spin_ns: int = SPIN_NS) -> AdaptivePoll:
     """Let pyfuse3 wait for `descriptor` through an AdaptivePoll, which is returned. Undo with `uninstall`."""
     check_pyfuse3()
     poll = AdaptivePoll(descriptor, spin_ns=spin_ns)
-    pyfuse3.trio = overlay(poll.wait_readable)  # type: ignore[attr-defined]
+    pyfuse3._wait_fuse_readable = poll.wait  # type: ignore[attr-defined]
     return poll
 
 
 def uninstall() -> None:
-    """Give pyfuse3 trio back."""
-    pyfuse3.trio = trio  # type: ignore[attr-defined]
+    """Give pyfuse3 its own wait back."""
+    pyfuse3._wait_fuse_readable = _PYFUSE3_WAIT  # type: ignore[attr-defined]

@@ -66,20 +66,34 @@ def idle(tmp_path: Path) -> Iterator[IdleMount]:
 
 
 def test_pyfuse3_still_waits_the_way_the_poll_replaces() -> None:
-    """Fails when pyfuse3 changes: its loop must look `trio` up as a global and wait under `trio.Lock` with wait_readable."""
+    """Fails when pyfuse3 changes: its loop must look the wait up as a global, and read the request right after it.
+
+    What is replaced must do no more than to count the waiting tasks and to wait under a lock.
+    """
     poll.check_pyfuse3()
     source = Path(pyfuse3.__file__).with_name("internal.pxi").read_text()
-    body = source[source.index("async def _wait_fuse_readable") : source.index("async def _session_loop")]
-    assert "worker_data.read_lock = trio.Lock()" in body
-    assert body.count("await") == 1
-    assert "await trio.lowlevel.wait_readable(session_fd)" in body
+    start, end = source.index("async def _wait_fuse_readable"), source.index("async def _session_loop")
+    assert source[:start].rstrip().endswith("cdef _WorkerData worker_data")  # no decorator, so the name is a global of the module
+    code = [line.strip() for line in source[start:end].splitlines() if line.strip() and not line.strip().startswith("#")]
+    for line in (
+        "worker_data.read_lock = trio.Lock()",
+        "worker_data.active_readers += 1",
+        "async with worker_data.read_lock:",
+        "if fuse_session_exited(session):",
+        "await trio.lowlevel.wait_readable(session_fd)",
+        "except trio.ClosedResourceError:",
+        "worker_data.active_readers -= 1",
+    ):
+        code.remove(line)
+    assert not [line for line in code if "await" in line or "worker_data" in line.replace("if worker_data.read_lock is None:", "")]
     loop = source[source.index("async def _session_loop") :]
-    assert loop.index("await _wait_fuse_readable()") < loop.index("fuse_session_receive_buf")
-    assert "await" not in loop[loop.index("await _wait_fuse_readable()") + 27 : loop.index("fuse_session_receive_buf")]
+    assert "while not fuse_session_exited(session):" in loop
+    waited = loop.index("await _wait_fuse_readable()") + len("await _wait_fuse_readable()")
+    assert "await" not in loop[waited : loop.index("fuse_session_receive_buf")]
 
 
 def test_a_pyfuse3_without_the_global_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(pyfuse3, "trio")
+    monkeypatch.delattr(pyfuse3, "_wait_fuse_readable")
     with pytest.raises(RuntimeError, match="must be adapted"):
         poll.install(0)
 
@@ -197,7 +211,7 @@ def test_one_task_sleeps_on_the_descriptor_and_another_takes_its_place() -> None
     got: list[str] = []
 
     async def worker(name: str, release: trio.Event) -> None:
-        await waiter.wait_readable(reading)
+        await waiter.wait()
         os.read(reading, 1)
         got.append(name)
         await release.wait()
@@ -233,7 +247,7 @@ def test_a_busy_client_does_not_starve_timers() -> None:
     async def busy() -> None:
         nonlocal served
         while not seen_at:
-            await waiter.wait_readable(reading)
+            await waiter.wait()
             served += 1
 
     async def other() -> None:
@@ -262,12 +276,12 @@ def test_hurry_yields_at_the_next_request() -> None:
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            await waiter.wait_readable(reading)
+            await waiter.wait()
             nursery.start_soon(other)
-            await waiter.wait_readable(reading)
+            await waiter.wait()
             assert not ran
             waiter.hurry()
-            await waiter.wait_readable(reading)
+            await waiter.wait()
             assert ran
 
     try:
@@ -295,7 +309,7 @@ def test_a_request_that_comes_while_spinning_needs_no_sleep() -> None:
     try:
         for late in (0, 1, 5, 100):
             waiter._poller = LatePoller(real, late)
-            trio.run(waiter.wait_readable, reading)
+            trio.run(waiter.wait)
     finally:
         os.close(reading)
         os.close(writing)
@@ -314,7 +328,7 @@ def test_credit_is_spent_on_vain_spins() -> None:
 
     async def main() -> None:
         for _ in range(poll.CREDIT_MAX + 20):
-            await waiter.wait_readable(reading)
+            await waiter.wait()
             os.read(reading, 1)
 
     try:
@@ -339,7 +353,7 @@ def test_a_spin_is_tried_again_while_requests_flow() -> None:
     async def main() -> None:
         with trio.fail_after(60):
             while waiter.spins_lost < poll.CREDIT_MAX + 3:
-                await waiter.wait_readable(reading)
+                await waiter.wait()
                 os.read(reading, 1)
 
     try:
