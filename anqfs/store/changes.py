@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from anqfs.crypto.sealing import RecordSealer
-from anqfs.errors import ReadOnlyVolume
+from anqfs.errors import Damaged, ReadOnlyVolume
 from anqfs.store import scanning
 from anqfs.store.cache import RecordCache
 from anqfs.store.codec import decode
@@ -23,6 +23,7 @@ from anqfs.store.writer import Writer
 
 _BULKY = frozenset(b"WwXx")
 _UNSEALED = ord("K")
+_DIRENT = ord("D")
 _SCAN_FIRST, _SCAN_MOST = 16, 256
 
 
@@ -129,6 +130,8 @@ class Changes:
         following: bytes | None = start
         while following is not None:
             found, following = self._merge(following, stop, limit)
+            if start[0] == _DIRENT:
+                self._open_all(found)
             for key, value in found:
                 if isinstance(value, bytes):
                     yield key, self._opened(key, value)
@@ -150,6 +153,22 @@ class Changes:
         if self._seen != self._writer.finished:
             self._settle()
         return scanning.merge(self._record_store, self._groups, start, stop, limit)
+
+    def _open_all(self, found: list[tuple[bytes, Any]]) -> None:
+        """Open dirents and remember them for the look-ups and removals that follow a listing: nothing can change them meanwhile."""
+        young, old = self._young, self._cache.old
+        for place, (key, value) in enumerate(found):
+            if isinstance(value, bytes):
+                record = young.get(key) or old.get(key)
+                if record is None:
+                    try:
+                        record = young[key] = self.open_record(key, value)
+                    except Damaged:
+                        break  # raised again when the scan comes to it
+                found[place] = key, record
+        if self._cache.full:
+            self._cache.turn()
+            self._young = self._cache.young
 
     def _opened(self, key: bytes, sealed: bytes) -> Record:
         record: Record | None = self._young.get(key)
