@@ -12,9 +12,11 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
+from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 import pyfuse3
+from msgspec.structs import replace
 
 from ..errors import FilesystemError
 from ..namespace.nodes import SNAPSHOT_NAME, VERSIONS_NAME, ino_of, is_door
@@ -52,6 +54,13 @@ DIRECT_BELOW = 4 << 30
 """Bytes left of a quota below which (or below an eighth of it) files are opened for writing without the kernel's write cache, so that
 write(2) itself answers EDQUOT. The kernel keeps less than this: a FUSE mount may have a hundredth of the machine's dirty pages."""
 _ENOSYS = pyfuse3.FUSEError(errno.ENOSYS)
+
+
+def _only_kept_times(fields: SetattrFields) -> bool:
+    """Tell whether a SETATTR is about those two times alone that the kernel keeps of a regular file."""
+    if not (fields.update_mtime and fields.update_ctime) or fields.update_atime:
+        return False
+    return not (fields.update_size or fields.update_mode or fields.update_uid or fields.update_gid)
 
 
 class AnqfsOperations(pyfuse3.Operations):
@@ -189,7 +198,15 @@ class AnqfsOperations(pyfuse3.Operations):
 
     @handler(changes=True)
     def setattr(self, node: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext) -> EntryAttributes:
-        """Change what `fields` says. The kernel sends its own ctime along where it owns it."""
+        """Change what `fields` says. The kernel sends its own ctime along where it owns it.
+
+        It also sends the times of each file that has just lost its last name. It keeps them itself until it forgets the file, and then
+        nobody can see them any more: when nobody has the file open they are answered, and not recorded.
+        """
+        if fh is None and _only_kept_times(fields) and self.kernel_keeps_times and not self.handles.is_open(node):
+            inode = self.namespace.attributes(node)
+            if inode.nlink == 0 and S_ISREG(inode.mode):
+                return self._entry(node, replace(inode, mtime=attr.st_mtime_ns, ctime=attr.st_ctime_ns))
         inode = self.namespace.set_attributes(
             node,
             mode=attr.st_mode & 0o7777 if fields.update_mode else None,
