@@ -228,7 +228,7 @@ class Namespace(Reading):
             held[node] = held.get(node, 0) + 1
 
     def drop(self, node: int, count: int = 1) -> None:
-        """Take back `count` holds. An inode without a name goes with the last one."""
+        """Take back `count` holds. An inode without a name goes with the last one: a small one at the latest when the open group closes."""
         if node >> INO_BITS:
             return
         held = self.core.held

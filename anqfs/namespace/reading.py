@@ -73,7 +73,7 @@ class Reading:
         self.snapshot_locks.load()
         self.policies = Policies(self.core, self._snapshots, self.security_keys, self.path_of)
         self.policies.load()
-        volume.before_close.append(self.core.group_closes)
+        volume.before_close += self.reclaim.finish, self.core.group_closes
         self._snapshots.views.lease()
         self.core.lease_inos()  # this makes both durable
         if not volume.read_only:

@@ -18,6 +18,8 @@ from anqfs.store.schema import WINDOW, Inode, Orphan, inode_key, orphan_key, pre
 _log = logging.getLogger(__name__)
 STEP = 256
 """Windows that one step removes, and the most that a removal does at once."""
+_TOGETHER = 64
+"""Small inodes that are removed in one operation."""
 
 
 class Reclaim:
@@ -30,11 +32,13 @@ class Reclaim:
         self._queue: deque[int] = deque()
         self._held: set[int] = set()
         """Orphans that somebody holds."""
+        self._dropped: list[int] = []
+        """Small orphans that nobody holds any more: they go before the group closes."""
 
     @property
     def waiting(self) -> int:
         """The number of inodes that wait to be reclaimed or trimmed."""
-        return len(self._queue) + len(self._files.to_trim)
+        return len(self._queue) + len(self._dropped) + len(self._files.to_trim)
 
     def load(self) -> None:
         """Find the orphans that an earlier run left."""
@@ -69,18 +73,45 @@ class Reclaim:
             self._queue.append(ino)
 
     def dropped(self, ino: int) -> None:
-        """Nobody holds this inode any more: reclaim it if it has no name."""
+        """Nobody holds this inode any more: reclaim it if it has no name.
+
+        A small one waits for others that are removed one after the other, if the open group has changes: it closes soon.
+        """
         if ino not in self._held:
             return
         self._held.discard(ino)
-        try:
-            if self._step(ino, STEP):
+        if not self._is_small(ino):
+            if self._tried(self._step, ino, STEP):
                 self._queue.append(ino)
-        except AnqfsError as error:
-            _log.error("inode %d is not reclaimed now: %s", ino, error)
+            return
+        self._dropped.append(ino)
+        if len(self._dropped) >= _TOGETHER or self.core.volume.due() is None:
+            self.finish()
+
+    def _is_small(self, ino: int) -> bool:
+        """Tell whether an inode has one window at most, so that one step removes it."""
+        try:
+            inode: Inode | None = self.core.get(inode_key(ino))
+        except AnqfsError:
+            return False
+        return inode is not None and inode.size <= WINDOW and not inode.cut_epoch
+
+    def finish(self) -> None:
+        """Remove the small inodes that nobody holds any more. A hook of the volume: no group closes with them in it."""
+        dropped, self._dropped = self._dropped, []
+        if not dropped or self.core.volume.failed is not None:
+            return
+        try:
+            self._step_all(dropped)
+        except AnqfsError:
+            for ino in dropped:
+                self._tried(self._step, ino, STEP)
 
     def step(self, budget: int) -> bool:
         """Remove up to `budget` windows of one orphan or truncated file. Returns whether there was anything to do."""
+        if self._dropped:
+            self.finish()
+            return True
         if self._queue:
             ino = self._queue.popleft()
             if ino in self.core.held:
@@ -113,7 +144,16 @@ class Reclaim:
         return self._files.trim_step(ino, budget)
 
     @operation
+    def _step_all(self, inos: list[int]) -> None:
+        for ino in inos:
+            self._reclaim(ino, STEP)
+
+    @operation
     def _step(self, ino: int, budget: int) -> bool:
+        return self._reclaim(ino, budget)
+
+    def _reclaim(self, ino: int, budget: int) -> bool:
+        """Remove up to `budget` windows of an orphan, and itself after the last; return whether there are more."""
         core = self.core
         inode: Inode | None = core.get(inode_key(ino))
         position: Orphan | None = core.get(orphan_key(ino))

@@ -215,8 +215,46 @@ class TestRemoving:
         assert ns.path_of(node) is None
         ns.drop(node)
         assert answer(lambda: ns.attributes(node)) == errno.ESTALE
+        ns.volume.commit().wait()
         assert ns.volume.get(inode_key(node)) is None
         assert ns.volume.get(orphan_key(node)) is None
+
+    def test_small_files_that_nobody_holds_any_more_go_before_the_group_closes(self, ns: Namespace) -> None:
+        """However they come: each alone in a group without changes, some when their group closes, or many at once."""
+        nodes = [a_file(ns, 1, b"f%d" % number) for number in range(70)]
+        for node in nodes:
+            ns.write(node, 0, b"content")
+            ns.hold(node)
+        ns.unlink(1, b"f0")
+        ns.volume.commit().wait()
+        ns.drop(nodes[0])
+        assert ns.volume.get(inode_key(nodes[0])) is None
+        for number in range(1, 70):
+            ns.unlink(1, b"f%d" % number)
+            ns.drop(nodes[number])
+        left = [node for node in nodes if ns.volume.get(inode_key(node)) is not None]
+        assert len(left) == ns.reclaim.waiting < 64
+        ns.volume.commit().wait()
+        assert ns.reclaim.waiting == 0
+        assert not any(ns.volume.get(key(node)) for node in nodes for key in (inode_key, orphan_key))
+        assert not list(ns.volume.scan_keys(b"W", b"X"))
+
+    def test_a_damaged_one_among_them_keeps_none_of_the_others(self, ns: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+        nodes = [a_file(ns, 1, b"f%d" % number) for number in range(3)]
+        for number, node in enumerate(nodes):
+            ns.hold(node)
+            ns.unlink(1, b"f%d" % number)
+            ns.drop(node)
+        remove = ns.files.remove_windows
+
+        def damaged(ino: int, *rest: object) -> object:
+            if ino == nodes[1]:
+                raise Damaged("for the test")
+            return remove(ino, *rest)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(ns.files, "remove_windows", damaged)
+        ns.volume.commit().wait()
+        assert [ns.volume.get(inode_key(node)) is None for node in nodes] == [True, False, True]
 
     def test_a_large_file_goes_in_steps(self, ns: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(reclaim_module, "STEP", 4)
