@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 
+import pytest
 from mounted import Mount, drop_caches, until
 
 FILES = 200
@@ -48,3 +49,22 @@ def test_files_written_at_once_take_one_request_for_their_times_at_most_now_and_
     after = mount.ask("facts")["requests"]
     assert after["create"] - before.get("create", 0) == FILES
     assert after.get("setattr", 0) - before.get("setattr", 0) < FILES
+
+
+@pytest.mark.parametrize("flags", [os.O_PATH, os.O_RDWR])
+def test_a_file_without_a_name_shows_when_it_was_removed(mount: Mount, flags: int) -> None:
+    """Whether a program has it open or only points to it; its times can still be set."""
+    path = mount.point / "file"
+    path.write_bytes(b"content")
+    file = os.open(path, flags)
+    first = os.fstat(file)
+    until(lambda: time.clock_gettime_ns(5) > first.st_ctime_ns, "the clock's next tick")
+    path.unlink()
+    removed = os.fstat(file)
+    assert (removed.st_nlink, removed.st_mtime_ns, removed.st_size) == (0, first.st_mtime_ns, 7)
+    assert first.st_ctime_ns < removed.st_ctime_ns <= time.time_ns()
+    os.utime(f"/proc/self/fd/{file}", ns=(10**18, 2 * 10**18))
+    mount.ask("invalidate")
+    last = os.fstat(file)
+    assert (last.st_atime_ns, last.st_mtime_ns, last.st_size) == (10**18, 2 * 10**18, 7)
+    os.close(file)
