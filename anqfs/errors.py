@@ -24,8 +24,11 @@ class FilesystemError(AnqfsError):
     """
 
     def __init__(self, number: int, message: str = "") -> None:
-        super().__init__(message or _errno.errorcode.get(number, str(number)))
         self.errno = number
+        self._message = message
+
+    def __str__(self) -> str:
+        return self._message or _errno.errorcode.get(self.errno, str(self.errno))
 
 
 class UsageError(AnqfsError):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import pyfuse3
 
-from ..errors import AnqfsError, Damaged
+from ..errors import AnqfsError, Damaged, FilesystemError
 
 if TYPE_CHECKING:
     from .operations import AnqfsOperations
@@ -112,6 +112,10 @@ def handler(*, changes: bool = False, silent: bool = False) -> _Decorator:
                 if changes:
                     self.durability.changed()
                 return result
+            except FilesystemError as error:
+                if silent:
+                    return None
+                raise pyfuse3.FUSEError(error.errno) from None
             except Exception as error:
                 number = errno_of(operation, arguments, error)
                 if silent:

@@ -355,8 +355,9 @@ class AnqfsOperations(pyfuse3.Operations):
                 return
         hold = namespace.hold
         timeout = self._timeout(fh)
+        entry_in = entry_of if is_live(fh) else self._entry
         for name, node, inode, cookie in namespace.readdir(fh, start_id):
-            entry = self._entry(node, inode, timeout) if inode is not None else unknown_entry()
+            entry = entry_in(node, inode, timeout) if inode is not None else unknown_entry()
             if not reply(token, name, entry, cookie):
                 return
             if inode is not None:
