@@ -14,8 +14,11 @@ from anqfs.errors import AnqfsError, Damaged, StoreExists, StoreMissing, WrongKe
 _COUNTS = ("records", "extents", "files", "directories", "snapshots")
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from anqfs.crypto.secrets import Secret
     from anqfs.store.superblock import Superblock
+    from anqfs.store.volume import Volume
 
 
 def must_be_free(store: str) -> None:
@@ -118,28 +121,41 @@ def facts(store: str) -> dict[str, Any]:
     }
 
 
+def _settled(path: Path, secret: Secret) -> tuple[Volume, int]:
+    """Open a volume read-only, and return the groups that its intent log lost. What the log holds is brought into the stores first."""
+    from anqfs.store.volume import Volume
+
+    volume = Volume.open(path, secret, read_only=True)
+    lost = volume.lost_groups
+    if volume.replayed:
+        volume.close()
+        Volume.open(path, secret).close()
+        volume = Volume.open(path, secret, read_only=True)
+    return volume, lost
+
+
 def check(store: str, secret: Secret, progress: Callable[[str], None]) -> dict[str, Any]:
     """Verify a store and return the report as JSON: ok, findings (path, what), counts, leftovers, bytes, root. Raises as Volume.open."""
     from pathlib import Path
 
     from anqfs.namespace.check import check as verify
-    from anqfs.store.volume import Volume
 
     def show(done: int, total: int) -> None:
         progress(f"check: {done} of {total} records and extents")
 
     try:
-        volume = Volume.open(Path(os.path.abspath(store)), secret, read_only=True)
+        volume, lost = _settled(Path(os.path.abspath(store)), secret)
     except WrongKey as error:
         raise WrongKey(f"{wire.shown(store)}: {error}") from error
     except Damaged as error:
         finding = {"path": "volume", "what": str(error)}
         return {"ok": False, "findings": [finding], "unlisted": 0, "counts": {}, "leftovers": 0, "root": None}
+    damage = [{"path": "volume", "what": f"the intent log is damaged: {lost} groups of the last changes are lost"}] if lost else []
     try:
         report = verify(volume, show)
         return {
-            "ok": report.clean,
-            "findings": [{"path": wire.text(one.path), "what": one.what} for one in report.findings],
+            "ok": report.clean and not lost,
+            "findings": damage + [{"path": wire.text(one.path), "what": one.what} for one in report.findings],
             "unlisted": report.unlisted,
             "counts": {name: getattr(report, name) for name in _COUNTS},
             "leftovers": report.leftovers,

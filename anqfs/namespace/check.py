@@ -112,8 +112,10 @@ def check(volume: Volume, progress: Callable[[int, int], None] | None = None) ->
     `progress(done, total)` is called now and then with counts of records and extents. The volume must not change meanwhile; what its
     open group holds is committed first. Raises only what that commit raises.
     """
+    if volume.read_only and volume.replayed:
+        raise ValueError("what the intent log holds must be in the stores: open the volume for writing once")
     if not volume.read_only and volume.failed is None:
-        volume.commit().wait()
+        volume.commit(to_stores=True).wait()
     started = time.monotonic()
     checker = _Checker(volume, progress)
     checker.run()

@@ -47,8 +47,10 @@ class Changes:
         self._group = Group()
         self._records = self._group.records
         self._fresh = self._group.fresh
-        self._groups = [self._group]
-        """The groups that reads look in, the newest first."""
+        self._logged = Group()
+        """What the intent log has and the stores have not."""
+        self._groups = [self._group, self._logged]
+        """The groups that reads look in, the newest first: the open one, what waits and is being written, what is logged."""
 
     def get(self, key: bytes) -> Record | None:
         """Return the record, None when there is none. Raises Damaged."""
@@ -86,12 +88,19 @@ class Changes:
             self._young = self._cache.young
 
     def _settle(self) -> None:
-        """Renew the read transactions after commits, then stop looking in the groups that are durable and seen."""
+        """Look at what the writer finished: what is logged goes into one group, what is stored and seen is in no group any more."""
         self._seen = self._writer.finished
-        durable = [group for group in self._groups if group.durable]
-        if self._record_store.refresh() and self._extent_store.refresh():
-            for group in durable:
-                self._groups.remove(group)
+        committed = self._writer.failed is not None or any(group.stored for group in self._groups)
+        if committed and not (self._record_store.refresh() and self._extent_store.refresh()):
+            return
+        for group in reversed(self._groups[1:-1]):
+            if group.stored:
+                self._logged = self._groups[-1] = Group()
+            elif group.logged:
+                self._logged.absorb(group)
+            else:
+                break
+            self._groups.remove(group)
 
     def put(self, key: bytes, record: Record) -> None:
         """Put a record. Raises ReadOnlyVolume."""

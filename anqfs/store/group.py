@@ -109,7 +109,21 @@ class KeyIndex:
 class Group:
     """One transaction group."""
 
-    __slots__ = ("bulk", "charged", "durable", "extents", "frees", "fresh", "index", "records", "since", "ticket", "touch")
+    __slots__ = (
+        "bulk",
+        "charged",
+        "extents",
+        "frees",
+        "fresh",
+        "index",
+        "logged",
+        "records",
+        "since",
+        "stored",
+        "ticket",
+        "to_log",
+        "touch",
+    )
 
     def __init__(self) -> None:
         self.records: dict[bytes, Record | None] = {}
@@ -126,7 +140,12 @@ class Group:
         self.since: float | None = None
         """Monotonic time of the first change."""
         self.ticket = Ticket()
-        self.durable = False
+        self.to_log = False
+        """Whether the intent log may take it, and the stores later."""
+        self.logged = False
+        """Whether the intent log has it, durably, and the stores have not."""
+        self.stored = False
+        """Whether the stores have it, durably, and all that was logged before it."""
         self.touch = False
         """Whether to commit the extents although nothing of them changes, so that what was freed becomes usable."""
 
@@ -140,6 +159,12 @@ class Group:
         """Bytes of memory, about."""
         return self.bulk + RECORD_WEIGHT * len(self.records) + 8 * len(self.frees)
 
+    def put(self, key: bytes, record: Record | None) -> None:
+        """Put a record, or None for a deleted one."""
+        if key not in self.records:
+            self.fresh.append(key)
+        self.records[key] = record
+
     def absorb(self, later: Group) -> None:
         """Add what `later` changed on top, so that both become durable together. `later` is not used any more."""
         mine = self.records
@@ -151,5 +176,6 @@ class Group:
                 self.frees.append(extent)
         self.bulk += later.bulk
         self.touch = self.touch or later.touch
+        self.to_log = self.to_log and later.to_log
         if self.since is None:
             self.since = later.since

@@ -21,6 +21,7 @@ from anqfs.store import creation, lmdb_store, loading, memory, space, superblock
 from anqfs.store.changes import Changes
 from anqfs.store.extents import ExtentReader
 from anqfs.store.group import MISSING, Group
+from anqfs.store.intent_log import IntentLog
 from anqfs.store.keys import SlotInfo, VolumeKeys
 from anqfs.store.lmdb_store import LmdbExtents, LmdbRecords
 from anqfs.store.lock import StoreLock
@@ -84,8 +85,8 @@ class Volume(Changes):
             )
             opened.append(extents)
             volume = cls(store, lock, keys, records, extents, read_only, group_seconds, group_bytes)
-            if expect_root is not None and expect_root != volume.root:
-                raise RolledBack(f"the root digest is {volume.root}, not {expect_root} as expected: an older copy, or altered")
+            if expect_root is not None:
+                volume._expect(expect_root)
             volume._start()
             return volume
         except BaseException:
@@ -125,12 +126,43 @@ class Volume(Changes):
         loading.sealing_keys(records, keys)
         self._state, self._next_extent = loading.writer_state(records, extents, keys, self._sealer)
         self._counter_saved = self._state.commit > 0
-        self._writer = Writer(records, extents, keys, self._state, self._sealer, self._sealers, self.counters, self._reader.trim)
+        self._intent_log = IntentLog(store, self._sealer)
+        self._replay()
+        self._writer = Writer(
+            records, extents, self._intent_log, keys, self._state, self._sealer, self._sealers, self.counters, self._reader.trim
+        )
         self._allowance = 0
         """Bytes for which `room` need not look at the disk again until the next commit."""
         self._allowed_at = -1
         self._tight = False
         """Whether `room` refused bytes that deletes on their way may give."""
+
+    def _replay(self) -> None:
+        """Take what the intent log holds as the first changes: they are durable there until a commit has them."""
+        for group in self._intent_log.read(self._state.commit):
+            self._group.absorb(group)
+        counter = self._group.records.get(COUNTER_EXTENT)
+        if isinstance(counter, Counter):
+            self._next_extent = max(self._next_extent, counter.value)
+        self._replayed = not self._group.empty
+        if self._replayed:
+            self._group.since = time.monotonic()
+
+    @property
+    def replayed(self) -> bool:
+        """Whether the intent log held changes when the volume was opened."""
+        return self._replayed
+
+    @property
+    def lost_groups(self) -> int:
+        """Acknowledged groups of changes that the intent log should have held, and that are damaged."""
+        return self._intent_log.lost
+
+    def _expect(self, root: str) -> None:
+        if root != self.root:
+            raise RolledBack(f"the root digest is {self.root}, not {root} as expected: an older copy, or altered")
+        if self._replayed:
+            raise RolledBack(f"the intent log holds changes that came after {root}")
 
     def _start(self) -> None:
         if not self.read_only:
@@ -146,12 +178,13 @@ class Volume(Changes):
             self.undo()
         try:
             if not self.read_only and self.failed is None:
-                self._commit().wait()
+                self.commit(to_stores=True).wait()
                 self._delete_freed()
         finally:
             self._closed = True
             if not self.read_only:
                 self._writer.stop()
+                self._intent_log.close()
             self._reader.cache.clear()
             self._extent_store.close()
             self._record_store.close()
@@ -262,22 +295,19 @@ class Volume(Changes):
             return
         self._run_hooks()
         self._group.touch = self._tight and self._writer.pinned > 0
-        if not self._group.empty or self._writer.has_frees or self._group.touch:
+        if not self._group.empty or self._unstored() or self._writer.has_frees or self._group.touch:
             self._hand_over()
 
-    def commit(self) -> Ticket:
-        """Make everything so far durable; the ticket tells when it is."""
+    def commit(self, *, to_stores: bool = False) -> Ticket:
+        """Make everything so far durable, in the intent log or, if asked for, in the stores; the ticket tells when it is."""
         if self._undo is not None:
             raise RuntimeError("nothing can be committed inside an operation")
-        return self._commit()
-
-    def _commit(self) -> Ticket:
         if self.read_only:
             return Ticket.settled()
         if self.failed is None:
             self._run_hooks()
-        if not self._group.empty and self.failed is None:
-            return self._hand_over().ticket
+        if self.failed is None and (not self._group.empty or (to_stores and (self._writer.busy or self._unstored()))):
+            return self._hand_over(to_log=not to_stores).ticket
         busy = self._writer.queued or self._writer.closing
         if busy is not None and self.failed is None:
             return busy.ticket
@@ -287,8 +317,16 @@ class Volume(Changes):
         for hook in self.before_close:
             hook()
 
-    def _hand_over(self) -> Group:
+    def _unstored(self) -> bool:
+        """Tell whether the intent log has what the stores have not."""
+        if self._seen != self._writer.finished:
+            self._settle()
+        return not self._logged.empty
+
+    def _hand_over(self, *, to_log: bool = False) -> Group:
+        """Submit the open group; returns the one it became part of. What was logged reaches the stores with it, unless it is logged."""
         group = self._group
+        group.to_log = to_log
         if group.extents or not self._counter_saved:
             self._counter_saved = True
             if COUNTER_EXTENT not in group.records:
@@ -296,7 +334,8 @@ class Volume(Changes):
             group.records[COUNTER_EXTENT] = self._young[COUNTER_EXTENT] = Counter(self._next_extent)
         self._settle()
         if not self._writer.busy:
-            self.counters["map_growths"] += self._record_store.grow(group.size) + self._extent_store.grow(group.size)
+            incoming = group.size + self._logged.size
+            self.counters["map_growths"] += self._record_store.grow(incoming) + self._extent_store.grow(incoming)
         self._group = Group()
         self._records, self._fresh = self._group.records, self._group.fresh
         taken = self._writer.submit(group)
@@ -328,10 +367,14 @@ class Volume(Changes):
                 return now + _RETRY  # whether it leaves extents to delete is known when it is done
             if writer.will_have_frees:
                 return now + _RETRY
+            if self._logged.since is not None:
+                hurry = self._tight and self._logged.frees
+                return writer.idle_since + _RETRY if hurry else max(now, self._logged.since + self._group_seconds)
             if writer.has_frees:
                 return writer.idle_since + (_RETRY if self._tight else _FREES_DELAY)
             return writer.idle_since + _RETRY if self._tight and writer.pinned else None
-        when = now if group.size > self._group_bytes or group.since is None else group.since + self._group_seconds
+        since = min((each.since for each in (group, self._logged) if each.since is not None), default=now - self._group_seconds)
+        when = now if group.size > self._group_bytes else since + self._group_seconds
         return max(when, now + _RETRY) if writer.busy else when
 
     @property
@@ -347,27 +390,27 @@ class Volume(Changes):
 
     def room(self, size: int) -> None:
         """Raise NoSpace when `size` more bytes would not fit. Deletes do not ask."""
-        if size <= self._allowance and self._allowed_at == self._writer.finished:
+        if size <= self._allowance and self._allowed_at == self._writer.stored:
             self._allowance -= size
             return
         writer = self._writer
         closing = writer.closing
         capacity = self.capacity()
-        dirty = self.dirty_bytes() + (closing.size if closing is not None else 0)
+        dirty = self.dirty_bytes() + self._logged.size + (closing.size if closing is not None else 0)
         spare = space.spare(capacity, dirty, writer.pinned)
-        self._allowance, self._allowed_at = space.allowance(spare - size), writer.finished
+        self._allowance, self._allowed_at = space.allowance(spare - size), writer.stored
         self._tight = size > spare
         if self._tight:
             raise NoSpace(f"the disk below the store is full: {capacity.available} bytes are available beside what is being written")
 
     @property
     def root(self) -> str:
-        """The root digest of the last durable commit: "commit number:hex"."""
+        """The root digest of the last commit of the stores: "commit number:hex"."""
         return f"{self._state.commit}:{RecordDigest.text(self._state.total).hex()}"
 
     @property
     def last_commit(self) -> tuple[int, int]:
-        """(number, ns since 1970) of the last durable commit."""
+        """(number, ns since 1970) of the last commit of the stores."""
         return self._state.commit, self._state.time
 
     def name_hash(self, name: bytes) -> bytes:

@@ -1,9 +1,9 @@
 """A stop at each step of a commit and of each background job: whatever was on the disk at that moment opens as a whole state.
 
 `python -m tests.crash.commit_points --seconds S --seed N`. A volume is driven without a mount; at each step of the writer thread
-(before and after each put, removal, commit, in both stores, and around a rotation's superblock) the store is copied as it is on
-disk. Each copy is opened: what it shows must be exactly what the live volume showed after some operation that is no older than the
-last acknowledged commit. Then the background work is run to its end, and the check must find nothing.
+(before and after each put, removal, commit, in both stores and the intent log, and around a rotation's superblock) the store is
+copied as it is on disk. Each copy is opened: what it shows must be exactly what the live volume showed after some operation that is no
+older than the last acknowledged commit. Then the background work is run to its end, and the check must find nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from anqfs.namespace import files
 from anqfs.namespace.check import check
 from anqfs.namespace.core import ROOT_CALLER as ROOT
 from anqfs.namespace.namespace import Namespace
-from anqfs.store import lmdb_store
+from anqfs.store import intent_log, lmdb_store
 from anqfs.store.volume import Volume
 
 from . import direct
@@ -38,6 +38,8 @@ from .planner import Planner
 SECRET = Secret("key-file", b"the key of the commit points" * 2)
 _HOOKED = ("replace", "remove", "put", "commit")
 COPY_ATTEMPTS = 100
+LOG_SHARE = 0.3
+"""Of the steps of the intent log, how many copies are made."""
 
 
 FEW_PIECES, FEW_WINDOWS = 4, 2
@@ -55,13 +57,14 @@ def early_background() -> Iterator[None]:
 
 
 class Steps:
-    """Calls `reached(name)` at each step of the stores' batches while it is installed."""
+    """Calls `reached(name)` at each step of the stores' batches and of the intent log while it is installed."""
 
     def __init__(self, reached: Callable[[str], None]) -> None:
         self.reached = reached
         self._undo: list[Callable[[], None]] = []
 
     def __enter__(self) -> Steps:
+        self._hook(intent_log.IntentLog, "append", "log.append")
         for kind, batch in (("records", lmdb_store._RecordBatch), ("extents", lmdb_store._ExtentBatch)):
             for name in _HOOKED:
                 if hasattr(batch, name):
@@ -130,10 +133,11 @@ class Driver:
         self.digests.append(direct.digest(self.namespace))
 
     def reached(self, step: str) -> None:
-        """A step of the writer thread: copy the store, always around commits, else with probability `keep`."""
+        """A step of the writer thread: copy the store, always around commits, often around the log's, else with probability `keep`."""
         self.counts["steps"] += 1
         self.counts[step] += 1
-        if len(self.copies) >= self.limit or (not step.endswith(".commit") and self._choice.random() >= self.keep):
+        share = 1.0 if step.endswith(".commit") else LOG_SHARE if step.endswith("log.append") else self.keep
+        if len(self.copies) >= self.limit or self._choice.random() >= share:
             return
         with self._lock:
             acked = self.acked
@@ -156,7 +160,7 @@ class Driver:
     def commit(self) -> None:
         """Make everything so far durable; only then is it acknowledged."""
         done = len(self.digests)
-        self.volume.commit().wait(60)
+        self.volume.commit(to_stores=self.rng.random() < 0.4).wait(60)
         self.acked = done
 
     def step(self) -> None:

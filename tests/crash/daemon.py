@@ -181,13 +181,15 @@ def memory_kib(pid: int, field: str = "RssAnon") -> int:
     raise LookupError(field)
 
 
-def check_store(store: Path, key_file: Path, *, expect_root: str | None = None) -> list[str]:
-    """Run the offline check and return its findings as text."""
+def check_store(store: Path, key_file: Path) -> list[str]:
+    """Run the offline check, with what the intent log holds in the stores, and return its findings as text."""
     from anqfs.crypto.secrets import Secret
     from anqfs.namespace.check import check
     from anqfs.store.volume import Volume
 
-    volume = Volume.open(store, Secret.from_key_file(key_file), read_only=True, expect_root=expect_root)
+    secret = Secret.from_key_file(key_file)
+    Volume.open(store, secret).close()
+    volume = Volume.open(store, secret, read_only=True)
     with contextlib.closing(volume):
         return [f"{os.fsdecode(finding.path or b'')}: {finding.what}" for finding in check(volume).findings]
 

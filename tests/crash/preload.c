@@ -230,6 +230,18 @@ ssize_t write(int fd, const void *data, size_t size)
 ssize_t writev(int fd, const struct iovec *parts, int count) { return logged(fd, parts, count, 0, at_position); }
 ssize_t pwritev64(int fd, const struct iovec *parts, int count, off64_t offset) { return logged(fd, parts, count, offset, at_offset); }
 ssize_t pwritev(int fd, const struct iovec *parts, int count, off_t offset) { return logged(fd, parts, count, offset, at_offset); }
+ssize_t pwritev64v2(int fd, const struct iovec *parts, int count, off64_t offset, int flags)
+{
+    if (flags != 0) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    return logged(fd, parts, count, offset, at_offset);
+}
+ssize_t pwritev2(int fd, const struct iovec *parts, int count, off_t offset, int flags)
+{
+    return pwritev64v2(fd, parts, count, offset, flags);
+}
 
 ssize_t pwrite64(int fd, const void *data, size_t size, off64_t offset)
 {

@@ -34,10 +34,10 @@ def copied(ns: Namespace, source: int, target: int) -> None:
 def test_a_copy_is_equal_and_takes_no_room(ns: Namespace, size: int) -> None:
     data = random.Random(size).randbytes(size)
     source, target = new_file(ns, b"source", data), new_file(ns, b"target", b"")
-    ns.volume.commit().wait()
+    ns.volume.commit(to_stores=True).wait()
     extents = len(ns.volume.raw_extent_ids(0, 1000))
     copied(ns, source, target)
-    ns.volume.commit().wait()
+    ns.volume.commit(to_stores=True).wait()
     assert content(ns, target) == data
     assert len(ns.volume.raw_extent_ids(0, 1000)) == extents
     assert ns.attributes(target).allocated == ns.attributes(source).allocated
@@ -50,7 +50,7 @@ def test_neither_file_sees_what_is_written_to_the_other_sealed_or_not(ns: Namesp
     copied(ns, source, target)
     ns.write(source, 10, b"in the source")
     ns.write(target, WINDOW + 10, b"in the target")
-    ns.volume.commit().wait()
+    ns.volume.commit(to_stores=True).wait()
     ns.write(source, 500_000, b"again in the source")
     ns.write(target, 600_000, b"again in the target")
     mine, other = bytearray(data), bytearray(data)
@@ -100,7 +100,7 @@ def test_holes_are_copied_and_cleared_and_nothing_is_lost_in_the_end(tmp_path: P
                 model[one].extend(bytes(max(0, size - len(model[one]))))
                 del model[one][size:]
             elif kind == "commit":
-                ns.volume.commit().wait()
+                ns.volume.commit(to_stores=True).wait()
             elif snapshot is None:
                 snapshot = (ns.snapshot_create(1).id, [bytes(each) for each in model])
             assert content(ns, nodes[other]) == model[other], (step, kind)
@@ -109,16 +109,16 @@ def test_holes_are_copied_and_cleared_and_nothing_is_lost_in_the_end(tmp_path: P
         assert [content(ns, ns.lookup(top, name)[0]) for name in names] == snapshot[1]
         assert [content(ns, node) for node in nodes] == model
         work_off(ns)
-        ns.volume.commit().wait()
+        ns.volume.commit(to_stores=True).wait()
         assert check(ns.volume).findings == []
         ns.snapshot_delete(snapshot[0])
         for name in names:
             ns.unlink(1, name)
         work_off(ns)
         for _ in range(3):
-            ns.volume.commit().wait()
+            ns.volume.commit(to_stores=True).wait()
             ns.create(1, b"%d" % pick.randrange(1 << 60), 0o644, ROOT)
-        ns.volume.commit().wait()
+        ns.volume.commit(to_stores=True).wait()
         assert ns.volume.raw_extent_ids(0, 1000) == []
         assert check(ns.volume).findings == []
 

@@ -226,7 +226,7 @@ class TestRemoving:
             ns.write(node, 0, b"content")
             ns.hold(node)
         ns.unlink(1, b"f0")
-        ns.volume.commit().wait()
+        ns.volume.commit(to_stores=True).wait()
         ns.drop(nodes[0])
         assert ns.volume.get(inode_key(nodes[0])) is None
         for number in range(1, 70):

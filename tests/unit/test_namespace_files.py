@@ -29,10 +29,10 @@ def window(ns: Namespace, node: int, index: int = 0) -> Window | None:
 
 
 def extents_stored(ns: Namespace) -> int:
-    ns.volume.commit().wait()
-    ns.volume.commit().wait()
+    ns.volume.commit(to_stores=True).wait()
+    ns.volume.commit(to_stores=True).wait()
     ns.core.volume.put(b"Ctest", ns.volume.get(b"Cepoch"))  # type: ignore[arg-type]
-    ns.volume.commit().wait()
+    ns.volume.commit(to_stores=True).wait()
     return len(ns.volume.raw_extent_ids(0, 1000))
 
 
@@ -60,7 +60,7 @@ def test_a_random_history_of_one_file_reads_as_a_byte_array(ns: Namespace) -> No
         elif chance < 0.89 and len(snapshots) < 12:
             snapshots.append((ns.snapshot_create(1).id, bytes(shadow)))
         elif chance < 0.92:
-            ns.volume.commit().wait()
+            ns.volume.commit(to_stores=True).wait()
         elif chance < 0.94:
             ns.work(10)
         assert ns.attributes(node).size == len(shadow)
@@ -249,7 +249,7 @@ def test_an_extent_outlives_the_file_while_a_snapshot_shows_it(ns: Namespace) ->
 def test_many_pieces_are_merged(ns: Namespace) -> None:
     node = new_file(ns)
     ns.write(node, 0, b"." * WINDOW)
-    ns.volume.commit().wait()
+    ns.volume.commit(to_stores=True).wait()
     for number in range(40):
         ns.write(node, number * 8192, bytes((number,)) * 100)
     before, content = window(ns, node), ns.read(node, 0, WINDOW)
@@ -266,7 +266,7 @@ def test_many_pieces_are_merged(ns: Namespace) -> None:
 def test_very_many_pieces_are_merged_at_once(ns: Namespace) -> None:
     node = new_file(ns)
     ns.write(node, 0, b"." * WINDOW)
-    ns.volume.commit().wait()
+    ns.volume.commit(to_stores=True).wait()
     for number in range(200):
         ns.write(node, number * 5000, b"x")
         found = window(ns, node)

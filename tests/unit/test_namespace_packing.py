@@ -26,9 +26,9 @@ def small_files(ns: Namespace, count: int, size: int = 4096) -> dict[int, bytes]
 
 def durable(ns: Namespace) -> None:
     """Commit, and once more, so that what was freed is deleted."""
-    ns.volume.commit().wait()
+    ns.volume.commit(to_stores=True).wait()
     ns.volume.close_group()
-    ns.volume.commit().wait()
+    ns.volume.commit(to_stores=True).wait()
 
 
 def extents(ns: Namespace) -> list[int]:

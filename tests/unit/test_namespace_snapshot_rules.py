@@ -125,7 +125,7 @@ def check_references(ns: Namespace) -> None:
                 uses[extent] = uses.get(extent, 0) + 1
     recorded = {int.from_bytes(key[1:], "big"): getattr(record, "count", 0) for key, record in ns.volume.scan(b"R", b"S")}
     assert recorded == {extent: count for extent, count in uses.items() if count > 1}
-    ns.volume.commit().wait()
+    ns.volume.commit(to_stores=True).wait()
     work = ns.volume.raw_extent_ids(0, 1 << 20)
     assert set(uses) <= set(work)
 

@@ -52,12 +52,12 @@ def test_extents_without_their_records_are_dropped_at_the_next_opening(
     volume = Volume.open(store, SECRET)
     kept, number = volume.write_extent(b"kept")
     volume.put(inode_key(1), inode(1))
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     with monkeypatch.context() as patch:
         copied_between_the_commits(patch, store, tmp_path / "copy")
         lost = [volume.write_extent(b"lost " * 100)[0] for _ in range(3)]
         volume.put(inode_key(1), inode(2))
-        volume.commit().wait()
+        volume.commit(to_stores=True).wait()
     volume.close()
 
     volume = Volume.open(tmp_path / "copy", SECRET)
@@ -66,7 +66,7 @@ def test_extents_without_their_records_are_dropped_at_the_next_opening(
     assert volume.read_extent(kept, 0, 4, number) == b"kept"
     new, new_number = volume.write_extent(b"new")
     assert new not in lost
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     assert volume.raw_extent_ids(0, 10) == [kept, new]
     volume.close()
     volume = Volume.open(tmp_path / "copy", SECRET)
@@ -99,7 +99,7 @@ def test_ids_reused_after_a_crash_are_sealed_with_another_key(store: Path, tmp_p
     """The crash loses the counter: the same id, and so the same nonce, comes again under a fresh salt."""
     volume = Volume.open(store, SECRET)
     volume.put(inode_key(1), inode(1))
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     copied_between_the_commits(monkeypatch, store, tmp_path / "copy")
     extent, number = volume.write_extent(b"same plaintext")
     volume.close()
@@ -112,7 +112,7 @@ def test_ids_reused_after_a_crash_are_sealed_with_another_key(store: Path, tmp_p
             volume = Volume.open(path, SECRET)
             assert volume.raw_extent_ids(0, 10) == []
             assert volume.write_extent(b"same plaintext")[0] == extent
-            volume.commit().wait()
+            volume.commit(to_stores=True).wait()
         with volume._extent_store.reading() as reading:
             found = reading.find(extent)
             assert found is not None
@@ -127,16 +127,16 @@ def test_ids_reused_after_a_crash_are_sealed_with_another_key(store: Path, tmp_p
 def test_frees_are_applied_after_a_crash_that_came_before_they_were(store: Path, tmp_path: Path) -> None:
     volume = Volume.open(store, SECRET)
     extents = [volume.write_extent(b"data")[0] for _ in range(3000)]
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     for extent in extents[1:]:
         volume.free_extent(extent)
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     shutil.copytree(store, tmp_path / "copy")
     volume.close()
     volume = Volume.open(tmp_path / "copy", SECRET)
     assert volume.raw_extent_ids(0, 5000) == extents
     volume.put(inode_key(1), inode(1))
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     assert volume.raw_extent_ids(0, 5000) == extents[:1]
     assert not [key for key, _ in volume.raw_records(b"", 100) if key[:1] == b"F"]
     assert volume.recompute_root() == volume.root
@@ -148,9 +148,9 @@ def test_frees_half_applied_are_applied_again(store: Path, tmp_path: Path, monke
     volume = Volume.open(store, SECRET)
     kept, number = volume.write_extent(b"kept")
     freed, _ = volume.write_extent(b"freed")
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     volume.free_extent(freed)
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     copied_between_the_commits(monkeypatch, store, tmp_path / "copy")
     volume.write_extent(b"more")
     volume.close()
@@ -171,7 +171,7 @@ def test_an_extent_freed_by_a_group_that_is_not_durable_is_still_there(
     volume = Volume.open(store, SECRET)
     extent, number = volume.write_extent(b"data")
     volume.put(window_key(1, 0), Window(1, b"", ((0, 4, extent, 0, number),)))
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     copied_between_the_commits(monkeypatch, store, tmp_path / "copy")
     volume.delete(window_key(1, 0))
     volume.free_extent(extent)
@@ -279,12 +279,12 @@ def test_after_a_failed_commit_reads_go_on_and_writes_are_refused(
 ) -> None:
     volume = Volume.open(store, SECRET)
     volume.put(inode_key(1), inode(1))
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     root = volume.root
     breaking(monkeypatch)
     volume.put(inode_key(1), inode(2))
     extent, number = volume.write_extent(b"data")
-    first = volume.commit()
+    first = volume.commit(to_stores=True)
     with pytest.raises(CommitFailed):
         first.wait(60)
     assert isinstance(volume.failed, CommitFailed)
@@ -299,7 +299,7 @@ def test_after_a_failed_commit_reads_go_on_and_writes_are_refused(
         with pytest.raises(ReadOnlyVolume):
             change()
     with pytest.raises(CommitFailed):
-        volume.commit().wait()
+        volume.commit(to_stores=True).wait()
     assert volume.commit().error is volume.failed
     volume.close_group()
     assert volume.due() is None

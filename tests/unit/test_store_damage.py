@@ -194,7 +194,7 @@ def test_damaged_bookkeeping_keeps_nothing_else_from_being_read(
         assert volume.get(inode_key(1)) == inode(1)
         extent, _ = volume.write_extent(b"new")
         assert extent > store.second
-        volume.commit().wait()
+        volume.commit(to_stores=True).wait()
         assert volume.raw_extent_ids(0, 10) == [store.first, store.second, extent]
         assert (volume.recompute_root() == volume.root) == (key == ROOT_DIGEST)
         volume.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -68,18 +70,18 @@ def write_until_full(volume: Volume, size: int) -> list[tuple[int, int, bytes]]:
         except NoSpace:
             if not volume.dirty_bytes():
                 return written
-            volume.commit().wait()
+            volume.commit(to_stores=True).wait()
             continue
         data = os.urandom(size)
         written.append((*volume.write_extent(data), data[:8]))
         if volume.dirty_bytes() > 2 * MIB:
-            volume.commit().wait()
+            volume.commit(to_stores=True).wait()
 
 
 def test_writing_until_there_is_no_room_never_fails_a_commit(store: Path) -> None:
     volume = Volume.open(store, SECRET)
     written = write_until_full(volume, 300_000)
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     assert volume.failed is None
     assert len(written) * 300_000 > 12 * MIB
     with pytest.raises(NoSpace):
@@ -99,7 +101,7 @@ def wait_for_room(volume: Volume, size: int) -> None:
             assert due is not None
             assert volume.due() == due, "a time that moves away is never reached"
             volume.close_group()
-            volume.commit().wait()
+            volume.commit(to_stores=True).wait()
         else:
             return
     raise AssertionError("what was deleted never became room")
@@ -110,16 +112,16 @@ def test_what_is_deleted_on_a_full_disk_becomes_room_again(store: Path) -> None:
     volume = Volume.open(store, SECRET)
     written = write_until_full(volume, 200_000)
     for size in (30_000, MIB, 4000, 500_000):
-        volume.commit().wait()
+        volume.commit(to_stores=True).wait()
         for extent, _, _ in written[::2] + written[1::4]:
             volume.free_extent(extent)
         written = [each for index, each in enumerate(written) if index % 4 == 3]
-        volume.commit().wait()
+        volume.commit(to_stores=True).wait()
         wait_for_room(volume, size)
         more = write_until_full(volume, size)
         assert more
         written += more
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     assert volume.failed is None
     assert volume.counters["sliced_batches"] > 0
     for extent, number, head in written:
@@ -135,14 +137,14 @@ def test_a_full_disk_still_lets_everything_be_deleted(store: Path, disk: Path) -
     for number in range(2000):
         volume.put(inode_key(number), inode(number))
     written = write_until_full(volume, 100_000)
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     with pytest.raises(NoSpace):
         volume.room(100_000)
     for extent, _, _ in written:
         volume.free_extent(extent)
     for number in range(2000):
         volume.delete(inode_key(number))
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     wait_for_room(volume, 8 * MIB)
     volume.close()
     volume = Volume.open(store, SECRET)
@@ -153,14 +155,14 @@ def test_a_full_disk_still_lets_everything_be_deleted(store: Path, disk: Path) -
 def test_a_disk_that_others_fill_fails_the_commit_with_no_space(store: Path, disk: Path, caplog: pytest.LogCaptureFixture) -> None:
     volume = Volume.open(store, SECRET)
     volume.put(inode_key(1), inode(1))
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     ballast = fill(disk)
     with pytest.raises(NoSpace):
         volume.room(1)
     volume.put(inode_key(1), inode(2))
     volume.write_extent(bytes(MIB))
     with pytest.raises(NoSpace):
-        volume.commit().wait(60)
+        volume.commit(to_stores=True).wait(60)
     assert isinstance(volume.failed, NoSpace)
     with pytest.raises(ReadOnlyVolume):
         volume.put(inode_key(1), inode(3))
@@ -174,6 +176,43 @@ def test_a_disk_that_others_fill_fails_the_commit_with_no_space(store: Path, dis
     volume = Volume.open(store, SECRET)
     volume.put(inode_key(1), inode(4))
     volume.close()
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_what_was_logged_before_others_filled_the_disk_reaches_the_stores(store: Path, disk: Path, tmp_path: Path, crash: bool) -> None:
+    """The half of the log that is not used is the room that its content needs."""
+    volume = Volume.open(store, SECRET, group_seconds=1e6)
+    volume.put(inode_key(1), inode(1))
+    volume.commit(to_stores=True).wait()
+    written = []
+    while volume.counters["commits"] == 1:
+        data = os.urandom(10_000)
+        written.append((*volume.write_extent(data), data))
+        for ino in range(10):
+            volume.put(inode_key(len(written) * 10 + ino), inode(7))
+        volume.commit().wait()
+    assert volume.counters["groups_logged"] > 5
+    for _ in range(len(written) - 1):
+        data = os.urandom(10_000)
+        written.append((*volume.write_extent(data), data))
+        volume.commit().wait()
+    assert volume.counters["commits"] == 2
+    if crash:
+        copy = tmp_path / "copy"
+        shutil.copytree(store, copy)
+        volume.close()
+        shutil.rmtree(store)
+        shutil.copytree(copy, store)
+    fill(disk)
+    if crash:
+        volume = Volume.open(store, SECRET)
+        assert volume.replayed
+    volume.close()
+    assert not (store / "log").exists()
+    with contextlib.closing(Volume.open(store, SECRET, read_only=True)) as again:
+        assert not again.replayed
+        for extent, number, data in written:
+            assert again.read_extent(extent, 0, len(data), number) == data
 
 
 def test_a_full_disk_opens_closes_and_can_be_deleted_from(store: Path, disk: Path) -> None:
@@ -222,7 +261,7 @@ def test_a_full_map_is_no_space(tmp_path: Path, caplog: pytest.LogCaptureFixture
     for _ in range(6):
         volume.write_extent(bytes(MIB))
     with pytest.raises(NoSpace):
-        volume.commit().wait(60)
+        volume.commit(to_stores=True).wait(60)
     volume.close()
     volume = Volume.open(tmp_path / "store", SECRET)
     assert volume.get(inode_key(1)) is None
@@ -251,7 +290,7 @@ def test_maps_grow_when_half_full_even_while_others_read(tmp_path: Path) -> None
         for round_number in range(12):
             volume.put(inode_key(round_number), inode(round_number))
             pair = volume.write_extent(os.urandom(MIB))
-            volume.commit().wait()
+            volume.commit(to_stores=True).wait()
             extents.append(pair)
     finally:
         stop.set()
@@ -286,7 +325,7 @@ def test_sliced_extents_are_read_listed_and_deleted_like_whole_ones(tmp_path: Pa
     volume = Volume.open(tmp_path / "store", SECRET)
     data = [os.urandom(size) for size in (1, 4080, 300_000, MIB)]
     pairs = [volume.write_extent(each) for each in data]
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     with volume._extent_store.reading() as reading:
         sealed = {}
         for extent, _ in pairs[1:]:

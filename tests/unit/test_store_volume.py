@@ -199,7 +199,7 @@ def test_the_cache_is_bounded(volume: Volume, monkeypatch: pytest.MonkeyPatch) -
         volume.finish()
         volume.get(inode_key(5000 + number))
     assert len(volume._cache.young) + len(volume._cache.old) < 120
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     for number in range(1000):
         assert volume.get(inode_key(number)) == inode(number)
     assert len(volume._cache.young) + len(volume._cache.old) < 120
@@ -212,7 +212,7 @@ def test_a_scan_merges_the_store_and_both_groups(volume: Volume, held: Held) -> 
     held.release()
     for number in range(0, 300, 3):
         volume.put(inode_key(number), inode(number))
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     held.gate.clear()
     held.entered.clear()
     for number in range(1, 300, 3):
@@ -230,14 +230,14 @@ def test_a_scan_merges_the_store_and_both_groups(volume: Volume, held: Held) -> 
     assert list(volume.scan_keys(b"I", b"J")) == [key for key, _ in expected]
     assert list(volume.scan(inode_key(100), inode_key(103))) == [(inode_key(n), inode(n)) for n in (100, 101, 102)]
     held.release()
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     assert list(volume.scan(b"I", b"J")) == expected
 
 
 def test_a_scan_of_deleted_records_comes_to_an_end(volume: Volume) -> None:
     for number in range(1000):
         volume.put(inode_key(number), inode(number))
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     for number in range(1000):
         volume.delete(inode_key(number))
     assert list(volume.scan(b"I", b"J")) == []
@@ -248,14 +248,14 @@ def test_a_scan_of_deleted_records_comes_to_an_end(volume: Volume) -> None:
 def test_the_caller_may_change_records_while_scanning(volume: Volume) -> None:
     for number in range(500):
         volume.put(inode_key(number), inode(number))
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     seen = []
     for key, _ in volume.scan(b"I", b"J"):
         seen.append(key)
         volume.delete(key)
         volume.put(orphan_key(len(seen)), Counter(1))
         if len(seen) == 100:
-            volume.commit().wait()
+            volume.commit(to_stores=True).wait()
     assert seen == [inode_key(number) for number in range(500)]
     assert list(volume.scan_keys(b"I", b"J")) == []
 
@@ -272,7 +272,7 @@ def test_scans_of_many_directories_stay_in_their_range(volume: Volume) -> None:
             assert list(volume.scan_keys(dirent_key(parent, hashes[1]), dirent_key(parent, hashes[2]))) == [dirent_key(parent, hashes[1])]
         assert len(list(volume.scan_keys(b"D", b"E"))) == 20
         assert len(list(volume.scan_keys(dirent_key(2, hashes[2]), dirent_key(256, hashes[1])))) == 7
-        volume.commit().wait()
+        volume.commit(to_stores=True).wait()
 
 
 def test_a_scan_does_not_sort_the_whole_group_each_time(volume: Volume) -> None:
@@ -309,7 +309,7 @@ def test_a_scan_does_not_sort_the_whole_group_each_time(volume: Volume) -> None:
 def test_undo_takes_back_everything_since_begin(volume: Volume) -> None:
     volume.put(inode_key(1), inode(1))
     kept, number = volume.write_extent(b"kept")
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     volume.put(inode_key(2), inode(2))
     open_extent, _ = volume.write_extent(bytearray(b"open"))
     before = volume.dirty_bytes()
@@ -408,7 +408,7 @@ def test_an_extent_of_the_open_group_is_changed_in_place(volume: Volume) -> None
     volume.dirty_extent(first)
     assert volume.dirty_bytes() == size + 6000
     assert volume.read_extent(first, 0, 11, number) == b"Jello world"
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     assert volume.dirty_extent(first) is None
     volume = reopened(volume)
     assert volume.read_extent(first, 0, 11, number) == b"Jello world"
@@ -420,7 +420,7 @@ def test_an_extent_freed_in_its_own_group_is_never_written(volume: Volume) -> No
     extent, _ = volume.write_extent(b"short-lived")
     volume.put(inode_key(1), inode(1))
     volume.free_extent(extent)
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     assert volume.raw_extent_ids(0, 10) == []
     assert volume.counters["extents_written"] == 0
     assert volume.counters["fsyncs"] == 1
@@ -428,15 +428,15 @@ def test_an_extent_freed_in_its_own_group_is_never_written(volume: Volume) -> No
 
 def test_a_freed_extent_is_deleted_by_the_group_after_the_one_that_freed_it(volume: Volume) -> None:
     extent, _ = volume.write_extent(b"data")
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     volume.free_extent(extent)
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     assert volume.raw_extent_ids(0, 10) == [extent]
     assert [key[:1] for key, _ in volume.raw_records(b"F", 1)] == [b"F"]
     due = volume.due()
     assert due is not None
     volume.close_group()
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     assert volume.raw_extent_ids(0, 10) == []
     assert all(key[:1] != b"F" for key, _ in volume.raw_records(b"", 100))
     assert volume.due() is None
@@ -446,11 +446,11 @@ def test_a_group_that_frees_is_followed_up_even_when_nobody_writes_any_more(volu
     """A timer that asks while the group is still being written must not be told that there is nothing to come."""
     held.release()
     extent, _ = volume.write_extent(b"data")
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     held.gate.clear()
     held.entered.clear()
     volume.free_extent(extent)
-    ticket = volume.commit()
+    ticket = volume.commit(to_stores=True)
     assert held.entered.wait(60)
     assert volume.due() is not None
     held.release()
@@ -459,13 +459,13 @@ def test_a_group_that_frees_is_followed_up_even_when_nobody_writes_any_more(volu
     assert due is not None
     assert volume.due() == due, "a time that moves away is never reached"
     volume.close_group()
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     assert volume.raw_extent_ids(0, 10) == []
 
 
 def test_closing_the_volume_deletes_what_was_freed(volume: Volume) -> None:
     extents = [volume.write_extent(b"data")[0] for _ in range(5000)]
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     for extent in extents[1:]:
         volume.free_extent(extent)
     volume = reopened(volume)
@@ -485,7 +485,7 @@ def test_extent_ids_are_never_used_again(volume: Volume) -> None:
         extent, _ = volume.write_extent(b"data")
         assert extent not in seen
         seen.add(extent)
-        volume.commit().wait()
+        volume.commit(to_stores=True).wait()
         volume.free_extent(extent)
         volume = reopened(volume)
     volume.close()
@@ -496,10 +496,10 @@ def test_extent_ids_are_never_used_again(volume: Volume) -> None:
 
 def test_a_group_without_extents_and_frees_commits_the_records_only(volume: Volume) -> None:
     volume.put(inode_key(1), inode(1))
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     assert (volume.counters["commits"], volume.counters["fsyncs"]) == (1, 1)
     volume.write_extent(b"data")
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     assert (volume.counters["commits"], volume.counters["fsyncs"]) == (2, 3)
 
 
@@ -527,17 +527,17 @@ def test_all_that_waits_for_the_disk_runs_on_the_writer_thread(volume: Volume) -
 
 def test_what_is_committed_while_the_writer_is_busy_becomes_one_group(volume: Volume, held: Held) -> None:
     volume.put(inode_key(1), inode(1))
-    first = volume.commit()
+    first = volume.commit(to_stores=True)
     assert held.entered.wait(60)
     tickets = []
     extent, _ = volume.write_extent(b"data")
     for size in range(20):
         volume.put(inode_key(2), inode(size))
         volume.put(inode_key(100 + size), inode(size))
-        tickets.append(volume.commit())
+        tickets.append(volume.commit(to_stores=True))
     assert len(set(map(id, tickets))) == 1
     volume.free_extent(extent)
-    assert volume.commit() is tickets[0]
+    assert volume.commit(to_stores=True) is tickets[0]
     assert not first.done
     held.release()
     assert first.wait(60)
@@ -576,7 +576,7 @@ def test_writers_wait_when_the_open_group_is_full_and_the_writer_busy(store: Pat
     due = volume.due()
     assert due is not None and due > time.monotonic() - 1
     held.release()
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     assert not volume.must_wait()
     volume.close()
 
@@ -604,7 +604,7 @@ def test_hooks_add_to_the_group_that_is_about_to_close(volume: Volume) -> None:
 
     volume.before_close.append(hook)
     volume.put(inode_key(1), inode(1))
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     assert volume.get(b"Cino") == Counter(1)
     volume = reopened(volume)
     assert volume.get(b"Cino") == Counter(2)
@@ -628,7 +628,7 @@ def test_a_raising_callback_does_not_stop_the_writer(volume: Volume, caplog: pyt
     held.release()
     ticket.wait()
     volume.put(inode_key(2), inode(2))
-    assert volume.commit().wait(60)
+    assert volume.commit(to_stores=True).wait(60)
     assert "a bug above" in caplog.text
 
 
@@ -643,9 +643,9 @@ def test_the_root_digest_is_that_of_all_records(volume: Volume) -> None:
         volume.put(inode_key(1), inode(100 + number))
         volume.delete(inode_key(max(0, number - 2)))
         extent, _ = volume.write_extent(b"data")
-        volume.commit().wait()
+        volume.commit(to_stores=True).wait()
         volume.free_extent(extent)
-        volume.commit().wait()
+        volume.commit(to_stores=True).wait()
         assert volume.root == volume.recompute_root()
         roots.add(volume.root.split(":")[1])
     assert len(roots) == 5
@@ -661,7 +661,7 @@ def test_the_root_digest_is_that_of_all_records(volume: Volume) -> None:
 def test_recomputing_tells_its_progress(volume: Volume) -> None:
     for number in range(3000):
         volume.put(inode_key(number), inode(number))
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     told: list[int] = []
     volume.recompute_root(told.append)
     assert told == sorted(told)
@@ -690,7 +690,7 @@ def test_slots_come_and_go(volume: Volume, tmp_path: Path) -> None:
 def test_a_rotation_seals_what_follows_with_a_new_generation(volume: Volume) -> None:
     volume.put(inode_key(1), inode(1))
     before, first = volume.write_extent(b"before")
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     old = dict(volume.raw_records(b"", 100))[inode_key(1)]
     pending, same = volume.write_extent(b"pending")
     name = volume.name_hash(b"name")
@@ -732,7 +732,7 @@ def test_every_opening_for_writing_seals_with_its_own_key(volume: Volume) -> Non
     salts, nonces = [], set()
     for _ in range(4):
         volume.put(inode_key(1), inode(1))
-        volume.commit().wait()
+        volume.commit(to_stores=True).wait()
         raw = dict(volume.raw_records(b"", 100))
         nonces.add(raw[inode_key(1)][:13])
         salts = [value for key, value in raw.items() if key[:1] == b"K"]
@@ -749,7 +749,7 @@ def test_raw_records_and_extents_come_in_slices(volume: Volume) -> None:
     for number in range(10):
         volume.put(inode_key(number), inode(number))
     extents = [volume.write_extent(bytes((number + 1,)) * (number + 1)) for number in range(10)]
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     seen, after = [], b""
     while items := volume.raw_records(after, 3):
         seen += items
@@ -768,7 +768,7 @@ def test_the_capacity_is_that_of_the_disk(volume: Volume) -> None:
     disk = os.statvfs(volume.path)
     assert before.total == disk.f_blocks * disk.f_frsize
     volume.write_extent(os.urandom(1 << 20))
-    volume.commit().wait()
+    volume.commit(to_stores=True).wait()
     assert volume.capacity().used >= before.used + (1 << 20)
 
 
