@@ -26,6 +26,8 @@ from anqfs.store.schema import (
 )
 
 _log = logging.getLogger(__name__)
+_DAMAGED_MAX = 64
+"""Records of views that may be damaged before the search for a free number ends: then it is the database, and all are."""
 _TRANSIENT = 1 << 16
 _NUMBERS = VIEW_MAX - _TRANSIENT
 _LEASE = 1 << 16
@@ -99,11 +101,20 @@ class Views:
         return None if record is None else record.view
 
     def allocate(self, snapshot: Snapshot, door: int) -> int:
-        """Number a view, inside an operation. Half of a lease is left when the next one is written. Raises ENOSPC when all are taken."""
-        core = self._core
+        """Number a view, inside an operation. Half of a lease is left when the next one is written.
+
+        Raises ENOSPC when all are taken, Damaged when not even a free one can be told.
+        """
+        core, damaged = self._core, 0
         for each in range(self._next, self._next + _NUMBERS):
             view = each % _NUMBERS + 1
-            if view not in self._freed and self._is_free(view):
+            try:
+                free = view not in self._freed and core.get(view_key(view)) is None
+            except Damaged:
+                free, damaged = False, damaged + 1
+                if damaged > _DAMAGED_MAX:
+                    raise
+            if free:
                 if self._leased - each < _LEASE // 2:
                     core.volume.put(COUNTER_VIEW, Counter(max(self._leased, each) + _LEASE))
                     core.after.append(self._extended)
@@ -112,12 +123,6 @@ class Views:
                 core.volume.put(view_number_key(snapshot.id, door), ViewNumber(view))
                 return view
         raise FilesystemError(errno.ENOSPC, "all view numbers are taken")
-
-    def _is_free(self, view: int) -> bool:
-        try:
-            return self._core.get(view_key(view)) is None
-        except Damaged:
-            return False
 
     def allocate_transient(self, snapshot: Snapshot, door: int) -> int:
         """Number a view for this mount only, because nothing can be written. Raises ENOSPC when all are taken."""

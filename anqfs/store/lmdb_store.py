@@ -12,11 +12,12 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import groupby, islice, takewhile
+from itertools import islice, takewhile
 from typing import Any
 
 import lmdb
 
+from anqfs.crypto.sealing import SEALED_EXTENT_MAX
 from anqfs.errors import AnqfsError, CommitFailed, Damaged, NoSpace, StoreInUse
 from anqfs.store import memory
 from anqfs.store.data_file import DataFile
@@ -42,6 +43,9 @@ _NO_EXTENT = bytes(8)
 _NEARLY_FULL = 1 << 20
 _SLICE = 4080
 """Bytes of a value that LMDB puts on one page of its own."""
+_SLICES_MAX = SEALED_EXTENT_MAX // _SLICE + 2
+"""More than any extent has: an altered database may never come to the end of one."""
+_EXTENT_ID_MAX = (1 << 64) - 1
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -193,6 +197,11 @@ class _Environment:
                 yield cursor
         except lmdb.Error as error:
             raise self._damage(error) from error
+
+    def _must_follow(self, key: bytes, start: bytes) -> None:
+        """Raise Damaged when `key` comes before `start`, as in an altered database: whoever asks for what follows would never end."""
+        if key < start:
+            raise Damaged(f"the {self._what} database cannot be read: its keys are not in order")
 
     def usage(self) -> StoreUsage:
         stat = self._env.stat()
@@ -351,6 +360,7 @@ class LmdbRecords(_Environment):
                     if key >= stop or len(found) >= limit:
                         break
                     found.append((key, _copied(value)))
+        self._must_follow(found[-1][0] if found else start, start)
         return found
 
     def keys(self, start: bytes, stop: bytes, limit: int) -> list[bytes]:
@@ -362,6 +372,7 @@ class LmdbRecords(_Environment):
                     if key >= stop or len(found) >= limit:
                         break
                     found.append(key)
+        self._must_follow(found[-1] if found else start, start)
         return found
 
     def read_ahead(self) -> None:
@@ -371,7 +382,9 @@ class LmdbRecords(_Environment):
         with self._reading(buffers=True) as txn, self._cursor(txn) as cursor:
             if not cursor.set_range(after + b"\0"):
                 return []
-            return [(bytes(key), _copied(value)) for key, value in islice(cursor, limit)]
+            found = [(bytes(key), _copied(value)) for key, value in islice(cursor, limit)]
+        self._must_follow(found[-1][0], after + b"\0")
+        return found
 
     def begin(self) -> RecordBatch:
         return _RecordBatch(self._begin(), self._path)
@@ -419,7 +432,7 @@ def _stored(txn: Any, extent: int, mapping: Mapping, file: DataFile) -> _SealedE
                 return _SealedExtent(*mapping.value(cursor), file)
             slices: list[memoryview] = []
             if cursor.set_range(key):
-                slices.extend(part for _, part in takewhile(lambda item: item[0][:8] == key, cursor))
+                slices.extend(part for _, part in takewhile(lambda item: item[0][:8] == key, islice(cursor, _SLICES_MAX)))
             return _SealedExtent(memoryview(b"".join(slices)), None, file) if slices else None
     except lmdb.Error as error:
         raise Damaged(f"the extent database cannot be read: {error}") from error
@@ -462,11 +475,13 @@ class LmdbExtents(_Environment):
             yield _ExtentReading(txn, self._mapping, self._file)
 
     def current_ids(self, after: int, limit: int) -> list[int]:
+        found: list[int] = []
         with self._reading(buffers=False) as txn, self._cursor(txn) as cursor:
-            if not cursor.set_range((after + 1).to_bytes(8, "big")):
-                return []
-            keys = cursor.iternext(keys=True, values=False)
-            return [int.from_bytes(key, "big") for key, _ in islice(groupby(keys, lambda each: each[:8]), limit)]
+            while len(found) < limit and after < _EXTENT_ID_MAX and cursor.set_range(start := (after + 1).to_bytes(8, "big")):
+                self._must_follow(cursor.key(), start)
+                after = int.from_bytes(cursor.key()[:8].ljust(8, b"\0"), "big")
+                found.append(after)
+        return found
 
     def last_id(self) -> int:
         with self._cursor(self._txn) as cursor:

@@ -6,6 +6,7 @@ import errno
 import logging
 import shutil
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -244,6 +245,24 @@ def test_a_snapshot_whose_views_are_lost_is_entered_anew_and_can_be_deleted(dama
         work_off(ns)
         assert ns.snapshots_in_deletion() == []
         assert list(ns.volume.scan_keys(b"S", b"T")) == [snapshot_key(3)]
+
+
+def test_where_no_view_record_can_be_read_entering_a_snapshot_fails_soon(damage: Damage, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(damage.store) as ns:
+        get = ns.core.get
+
+        def unreadable(key: bytes) -> object:
+            if key[:1] in b"Vv":
+                raise Damaged("the record database cannot be read")
+            return get(key)
+
+        monkeypatch.setattr(ns.core, "get", unreadable)
+        began = time.monotonic()
+        with pytest.raises(Damaged):
+            find(ns, b".snapshot/1_one/d")
+        assert time.monotonic() - began < 1
+        monkeypatch.undo()
+        assert content(ns, b".snapshot/1_one/d/f") == b"first"
 
 
 @pytest.mark.parametrize("harm", HARMS)
