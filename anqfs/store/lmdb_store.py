@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice, takewhile
+from itertools import islice
 from typing import Any
 
 import lmdb
@@ -431,8 +431,8 @@ def _stored(txn: Any, extent: int, mapping: Mapping, file: DataFile) -> _SealedE
             if cursor.set_key(key):
                 return _SealedExtent(*mapping.value(cursor), file)
             slices: list[memoryview] = []
-            if cursor.set_range(key):
-                slices.extend(part for _, part in takewhile(lambda item: item[0][:8] == key, islice(cursor, _SLICES_MAX)))
+            while len(slices) < _SLICES_MAX and cursor.set_key(key + len(slices).to_bytes(2, "big")):
+                slices.append(cursor.value())
             return _SealedExtent(memoryview(b"".join(slices)), None, file) if slices else None
     except lmdb.Error as error:
         raise Damaged(f"the extent database cannot be read: {error}") from error
