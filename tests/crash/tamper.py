@@ -53,6 +53,8 @@ class Outcome:
     refused: str = ""
     writable: bool = False
     root: str = ""
+    ended: bool = False
+    """LMDB ended the process."""
 
 
 # ---------------------------------------------------------------- making the stores
@@ -125,6 +127,10 @@ def _snapshot_names(store: Path) -> list[bytes]:
 ROLLS_BACK = {"replay", "database_older"}
 HIDES = {"remove", "file_bits", "file_page", "file_header", "file_cut", "file_noise", "file_gone", "database_older", "database_foreign"}
 """Kinds that may take whole records away: their names may be absent, which only the check can tell."""
+
+
+REPLACES_PAGES = {"file_page", "file_header", "file_cut", "file_bits"}
+"""Kinds that may put another kind of page where LMDB's tree expects keys: LMDB then ends the process, as docs/threat-model.md says."""
 
 
 # ---------------------------------------------------------------- judging
@@ -240,7 +246,11 @@ def attempt(stage: Stage, directory: Path, kind: Callable[..., str], database: s
         what = f"{kind.__name__} in {database} {letter!r}"
         try:
             outcome = Outcome(**in_child(examine, store, stage.truth, stage.stale, seconds=60))
-        except (ChildCrashed, RuntimeError) as error:
+        except ChildCrashed as error:
+            if kind.__name__ in REPLACES_PAGES and str(error) == "SIGABRT":
+                return Outcome(ended=True), []
+            return Outcome(), [f"{what}: {error}"]
+        except RuntimeError as error:
             return Outcome(), [f"{what}: {error}"]
         return outcome, [f"{what}: {fault}" for fault in judge(kind.__name__, letter if database == "records" else "", outcome, stage.root)]
     finally:
@@ -288,6 +298,7 @@ def run(
             continue
         counts.update({"attempts": 1, kind.__name__: 1, "files right": outcome.right, "files refused": len(outcome.errors)})
         counts["stores refused"] += bool(outcome.refused)
+        counts["ended by LMDB"] += outcome.ended
         counts["files stale"] += len(outcome.stale)
         counts["noticed"] += bool(outcome.found or outcome.refused)
         faults += wrong
