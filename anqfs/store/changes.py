@@ -90,11 +90,11 @@ class Changes:
     def _settle(self) -> None:
         """Look at what the writer finished: what is logged goes into one group, what is stored and seen is in no group any more."""
         self._seen = self._writer.finished
-        committed = self._writer.failed is not None or any(group.stored for group in self._groups)
-        if committed and not (self._record_store.refresh() and self._extent_store.refresh()):
+        stored = [group for group in self._groups if group.stored]  # before the view is renewed: it shows these, perhaps not later ones
+        if (stored or self._writer.failed is not None) and not (self._record_store.refresh() and self._extent_store.refresh()):
             return
         for group in reversed(self._groups[1:-1]):
-            if group.stored:
+            if group in stored:
                 self._logged = self._groups[-1] = Group()
             elif group.logged:
                 self._logged.absorb(group)

@@ -14,7 +14,6 @@ what the log holds takes there. Reading is the owner's, the rest is the writer t
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
@@ -209,8 +208,12 @@ class IntentLog:
         """Let go of the file, and remove it when the stores have all that it held."""
         self._let_go()
         if not self._holds:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 os.unlink(self._path)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                _log.warning("the intent log stays, it holds nothing: %s", error.strerror)
 
     def _let_go(self) -> None:
         if self._descriptor >= 0:

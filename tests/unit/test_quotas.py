@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 
@@ -242,13 +243,19 @@ def test_the_newest_change_time_rises_to_every_directory_above(ns: Namespace) ->
     assert ns.usage(other).changed >= inode.ctime
 
 
-def test_small_changes_alone_write_no_totals_for_a_second(tmp_path: Path) -> None:
-    path = tmp_path / "store"
+@contextmanager
+def timed(path: Path) -> Iterator[tuple[Namespace, Clock, int]]:
+    """Make a volume with one directory; yields the namespace, its clock and the directory."""
     make_store(path)
     with opened(path) as ns:
         clock = ns.core.clock
         assert isinstance(clock, Clock)
-        top, _ = ns.mkdir(1, b"top", 0o755, ROOT)
+        yield ns, clock, ns.mkdir(1, b"top", 0o755, ROOT)[0]
+
+
+def test_small_changes_alone_write_no_totals_for_a_second(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    with timed(path) as (ns, clock, top):
         node, _ = ns.create(top, b"f", 0o644, ROOT)
         ns.volume.commit().wait()
         recorded = ns.volume.get(usage_key(top))
@@ -269,11 +276,7 @@ def test_small_changes_alone_write_no_totals_for_a_second(tmp_path: Path) -> Non
 
 def test_an_older_change_from_below_does_not_hide_a_newer_one_that_waits(tmp_path: Path) -> None:
     path = tmp_path / "store"
-    make_store(path)
-    with opened(path) as ns:
-        clock = ns.core.clock
-        assert isinstance(clock, Clock)
-        top, _ = ns.mkdir(1, b"top", 0o755, ROOT)
+    with timed(path) as (ns, clock, top):
         below, _ = ns.mkdir(top, b"below", 0o755, ROOT)
         deep, _ = ns.create(below, b"deep", 0o644, ROOT)
         node, _ = ns.create(top, b"f", 0o644, ROOT)

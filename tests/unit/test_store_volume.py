@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from anqfs.crypto.secrets import Secret
-from anqfs.errors import Damaged, KeySlotError, ReadOnlyVolume, StoreExists, WrongKey
+from anqfs.errors import AnqfsError, Damaged, KeySlotError, ReadOnlyVolume, StoreExists, WrongKey
 from anqfs.store import writer as writer_module
 from anqfs.store.schema import (
     COUNTER_EXTENT,
@@ -523,6 +523,50 @@ def test_all_that_waits_for_the_disk_runs_on_the_writer_thread(volume: Volume) -
     assert late == [threading.get_native_id()]
     assert calls[0][1] in (volume.counters["writer_thread"], threading.get_native_id())
     assert volume.counters["writer_thread"] != threading.get_native_id()
+
+
+def test_a_group_that_is_stored_after_the_view_was_renewed_is_still_looked_in(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The view shows what was committed before it was renewed, and the writer may be between committing a group and saying so."""
+    volume.put(inode_key(1), inode(1))
+    volume.commit(to_stores=True).wait()
+    may_commit, may_tell, stored = threading.Semaphore(0), threading.Semaphore(0), threading.Event()
+    commit, settle = writer_module.Writer._commit, writer_module.Writer._settle
+
+    def commit_later(writer: writer_module.Writer, group: writer_module.Group) -> None:
+        assert may_commit.acquire(timeout=60)
+        commit(writer, group)
+
+    def tell_later(writer: writer_module.Writer, group: writer_module.Group, error: AnqfsError | None) -> None:
+        stored.set()
+        assert may_tell.acquire(timeout=60)
+        settle(writer, group, error)
+
+    monkeypatch.setattr(writer_module.Writer, "_commit", commit_later)
+    monkeypatch.setattr(writer_module.Writer, "_settle", tell_later)
+    tickets = []
+    for ino in (2, 3):
+        volume.put(inode_key(ino), inode(ino))
+        tickets.append(volume.commit(to_stores=True))
+        while volume._writer.queued is not None and ino == 2:
+            time.sleep(0.001)
+    may_commit.release()
+    may_tell.release()
+    assert tickets[0].wait(60)
+    stored.clear()
+    refresh = volume._extent_store.refresh
+
+    def refresh_and_be_overtaken() -> bool:
+        renewed = refresh()
+        may_commit.release()
+        assert stored.wait(60)
+        return renewed
+
+    monkeypatch.setattr(volume._extent_store, "refresh", refresh_and_be_overtaken)
+    volume._settle()
+    seen = list(volume.scan_keys(b"I", b"J"))
+    may_tell.release()
+    assert tickets[1].wait(60)
+    assert seen == [inode_key(ino) for ino in (1, 2, 3)]
 
 
 def test_what_is_committed_while_the_writer_is_busy_becomes_one_group(volume: Volume, held: Held) -> None:
