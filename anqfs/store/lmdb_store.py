@@ -108,7 +108,7 @@ class _Environment:
                 lock=not read_only,
                 mode=0o600,
                 readahead=False,
-                meminit=False,
+                meminit=True,  # what a page leaves unused goes to the disk, too: it must not be freed memory that held plaintext
                 max_readers=_READERS,
                 max_spare_txns=8,
             )

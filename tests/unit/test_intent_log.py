@@ -295,3 +295,17 @@ def test_the_log_shows_neither_names_nor_content(volume: Volume, store: Path) ->
     assert volume.counters["groups_logged"] == 1 and content.startswith(b"anqL")
     assert b"patient" not in content and b"secret" not in content
     assert (store / "log").stat().st_mode & 0o777 == 0o600
+
+
+def test_memory_that_held_plaintext_is_not_what_fills_the_pages_of_the_stores(volume: Volume, store: Path) -> None:
+    for number in range(40):
+        volume.write_extent(b"a patient's name" * (700 + number))
+        for ino in range(20):
+            volume.put(inode_key(20 * number + ino), inode(7))
+        volume.commit().wait()
+    assert volume.counters["groups_logged"] == 40
+    volume.commit(to_stores=True).wait()
+    volume.put(inode_key(1), inode(8))
+    volume.commit(to_stores=True).wait()
+    for name in ("records", "extents"):
+        assert b"a patient's name" not in (store / name / "data.mdb").read_bytes()
