@@ -22,7 +22,7 @@ from anqfs.control.rest.identity import Identity
 from anqfs.crypto import passwords
 from anqfs.errors import Damaged, NotFound, UsageError
 from anqfs.namespace.api_users import ApiUsers
-from anqfs.store.schema import AccessToken, ApiUser
+from anqfs.store.administration import AccessToken, ApiUser
 
 SESSION_NS = 10 * 3600 * 1_000_000_000
 """How long a login lasts."""

@@ -14,7 +14,8 @@ from msgspec.structs import replace
 
 from anqfs.errors import Damaged, NotFound, UsageError
 from anqfs.namespace.core import RECORD_ROOM, Core, operation
-from anqfs.store.schema import AccessToken, ApiUser, api_user_key, prefix_end
+from anqfs.store.administration import AccessToken, ApiUser, api_user_key
+from anqfs.store.schema import prefix_end
 
 _log = logging.getLogger(__name__)
 ADMINISTRATORS, OBSERVERS = "Administrators", "Observers"

@@ -3,12 +3,13 @@
 Called offline by the command line (and by tests) on a volume that nothing else changes; any thread. It only reads, it needs no second
 pass over file data, and damage of any kind becomes a finding, never an exception. How the parts divide the work:
 
-| module           | judges                                                                                             |
-|------------------|----------------------------------------------------------------------------------------------------|
-| `check_families` | inodes, names, maps, attributes, totals and their past versions, one inode after the other          |
-| `check_extents`  | extents and their counts against the maps                                                          |
-| `check_changes`  | the change index against the versions of inodes                                                    |
-| here             | snapshots, dead lists, marks, views, orphans, counters, the root digest                            |
+| module                 | judges                                                                                     |
+|------------------------|--------------------------------------------------------------------------------------------|
+| `check_families`       | inodes, names, maps, attributes, totals and their past versions, one inode after the other |
+| `check_extents`        | extents and their counts against the maps                                                  |
+| `check_changes`        | the change index against the versions of inodes                                            |
+| `check_administration` | quotas, tree deletes, snapshot policies, security keys, holds, users of the API            |
+| here                   | snapshots, dead lists, marks, views, orphans, counters, the root digest                    |
 """
 
 from __future__ import annotations
@@ -16,49 +17,38 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 from anqfs.errors import AnqfsError
+from anqfs.namespace.check_administration import Administration
 from anqfs.namespace.check_changes import ChangeRecords
 from anqfs.namespace.check_extents import Extents, Uses
 from anqfs.namespace.check_families import Families
-from anqfs.namespace.check_source import KEY_LENGTHS, Absent, Source, is_directory, snapshot_of
+from anqfs.namespace.check_source import KEY_LENGTHS, PAST_LETTERS, Absent, Source, is_directory, kind_of, snapshot_of
 from anqfs.namespace.owners import Sums, place_in
-from anqfs.namespace.schedules import check as check_schedule
+from anqfs.store.administration import COUNTER_HOLD, COUNTER_POLICY, COUNTER_SECURITY_KEY
 from anqfs.store.schema import (
     COUNTER_DEAD,
     COUNTER_EPOCH,
     COUNTER_EXTENT,
-    COUNTER_HOLD,
     COUNTER_INO,
-    COUNTER_POLICY,
-    COUNTER_SECURITY_KEY,
     COUNTER_SNAPSHOT,
     COUNTER_VIEW,
     EPOCH_MAX,
     OWNERS,
-    ApiUser,
     CloneJob,
     Counter,
     Dead,
     Frees,
-    Hold,
     Inode,
     Mark,
     Orphan,
     OwnerTotals,
-    Policy,
-    Quota,
     Record,
-    SecurityKey,
-    Snapshot,
-    TreeDelete,
     View,
     ViewNumber,
     inode_key,
     live_key,
     mark_key,
-    security_key_key,
     view_key,
     view_number_key,
 )
@@ -68,7 +58,6 @@ FINDINGS_MAX = 10_000
 """Findings listed; more are only counted."""
 PROGRESS_EVERY = 1000
 _COUNTED = (COUNTER_SNAPSHOT, COUNTER_VIEW, COUNTER_DEAD, COUNTER_POLICY, COUNTER_SECURITY_KEY, COUNTER_HOLD)
-PAST_LETTERS = b"idwxu"
 OWN_LETTERS = b"CKF" + bytes(KEY_LENGTHS)
 
 
@@ -141,6 +130,7 @@ class _Checker:
         uses = Uses()
         families: list[Families] = []
         changes: list[ChangeRecords] = []
+        administration = Administration(self.source, self.complain, self.seen, self.highest)
         for part in (
             self.count,
             self.source.load_snapshots,
@@ -154,11 +144,11 @@ class _Checker:
             self.judge_marks,
             self.judge_views,
             self.judge_orphans,
-            self.judge_of_directories,
-            self.judge_api_users,
-            self.judge_security_keys,
-            self.judge_policies,
-            self.judge_holds,
+            administration.judge_of_directories,
+            administration.judge_api_users,
+            administration.judge_security_keys,
+            administration.judge_policies,
+            administration.judge_holds,
             self.judge_clones,
             lambda: self.judge_owners(families[0].owned),
             lambda: self.judge_extents(uses),
@@ -332,18 +322,6 @@ class _Checker:
             elif isinstance(inode, Inode) and inode.links and not inode.cut_epoch:
                 self.complain(here, "it is listed as an orphan but has a name")
 
-    def judge_of_directories(self) -> None:
-        """Judge what is recorded of live directories: quotas and deletions."""
-        for letter, kind in ((b"Q", Quota), (b"T", TreeDelete)):
-            for key, record in self.source.letter(letter):
-                self.seen()
-                ino = int.from_bytes(key[1:], "big")
-                inode = self.source.inode(ino)
-                if isinstance(record, kind) and (inode is Absent.MISSING or (isinstance(inode, Inode) and not inode.nlink)):
-                    self.complain(b"inode %d" % ino, f"it has a {kind_of(key)} but does not exist")
-                elif isinstance(inode, Inode) and not is_directory(inode.mode):
-                    self.complain(self.source.describe(ino), f"it has a {kind_of(key)} but is no directory")
-
     def judge_owners(self, owned: Sums) -> None:
         """Compare the totals by owner and day with the files that were found."""
         stored: Sums = {}
@@ -363,59 +341,6 @@ class _Checker:
             self.seen()
             if isinstance(record, CloneJob) and self.source.inode(record.parent) is Absent.MISSING:
                 self.complain(b"inode %d" % record.parent, f"clone {int.from_bytes(key[1:], 'big')} is made in it, but it does not exist")
-
-    def judge_api_users(self) -> None:
-        """Judge the users of the API: no two have one name."""
-        names: set[str] = set()
-        for _, record in self.source.letter(b"A"):
-            self.seen()
-            if isinstance(record, ApiUser):
-                if record.name in names:
-                    self.complain(b"volume", "two users of the API have the same name")
-                names.add(record.name)
-
-    def judge_security_keys(self) -> None:
-        """Judge the key store: no two keys have one name, and every locked snapshot's key is there."""
-        names: set[str] = set()
-        for key, record in self.source.letter(b"Y"):
-            self.seen()
-            self.highest[COUNTER_SECURITY_KEY] = max(self.highest[COUNTER_SECURITY_KEY], int.from_bytes(key[1:], "big"))
-            if isinstance(record, SecurityKey):
-                if record.name in names:
-                    self.complain(b"volume", "two security keys have the same name")
-                names.add(record.name)
-        for number, snapshot in self.source.snapshots.items():
-            self.judge_lock(b"snapshot %d" % number, 0 if snapshot.state else snapshot.lock_key)
-
-    def judge_lock(self, here: bytes, key: int) -> None:
-        """Judge that a security key which locks something is there; 0 is none."""
-        if key and self.source.get(security_key_key(key), SecurityKey) is Absent.MISSING:
-            self.complain(here, f"security key {key} locks it, but does not exist")
-
-    def judge_policies(self) -> None:
-        """Judge snapshot policies: no two have one name, their schedules make sense, their security keys are there."""
-        names: set[bytes] = set()
-        for key, record in self.source.letter(b"P"):
-            self.seen()
-            number = int.from_bytes(key[1:], "big")
-            here = b"snapshot policy %d" % number
-            self.highest[COUNTER_POLICY] = max(self.highest[COUNTER_POLICY], number)
-            if isinstance(record, Policy):
-                if record.name in names:
-                    self.complain(here, "another one has the same name")
-                names.add(record.name)
-                self.judge_lock(here, record.lock_key)
-                self.guard(partial(check_schedule, record.schedule))
-
-    def judge_holds(self) -> None:
-        """Judge the holds of snapshots."""
-        for key, record in self.source.letter(b"B"):
-            self.seen()
-            number = int.from_bytes(key[1:9], "big")
-            self.highest[COUNTER_HOLD] = max(self.highest[COUNTER_HOLD], int.from_bytes(key[9:], "big"))
-            snapshot = snapshot_of(self.source, number)
-            if isinstance(record, Hold) and (snapshot is Absent.MISSING or (isinstance(snapshot, Snapshot) and snapshot.state)):
-                self.complain(b"snapshot %d" % number, "somebody holds it, but it does not exist")
 
     def judge_extents(self, uses: Uses) -> None:
         """Verify every extent, and count its uses."""
@@ -449,29 +374,3 @@ class _Checker:
         found = self.volume.recompute_root()
         if found != self.report.root and not self.source.damaged:
             self.complain(b"volume", "the root digest is not that of the records: some were changed, removed or added behind its back")
-
-
-def kind_of(key: bytes) -> str:
-    """Name the kind of a record by its key, for a person."""
-    kinds = {
-        "I": "inode",
-        "D": "name",
-        "W": "map",
-        "X": "extended attribute",
-        "U": "usage",
-        "S": "snapshot",
-        "L": "dead list",
-        "N": "change",
-        "R": "count",
-        "Q": "quota",
-        "T": "tree deletion",
-        "J": "clone",
-        "G": "owner's totals",
-        "A": "API user",
-        "P": "snapshot policy",
-        "Y": "security key",
-        "B": "hold",
-    }
-    letter = chr(key[0])
-    past = "past " if key[0] in PAST_LETTERS else ""
-    return past + kinds.get(letter.upper() if past else letter, f"`{letter}`")

@@ -47,6 +47,8 @@ KEY_LENGTHS = {
     ord("F"): 9,
 }
 """Bytes of a key by its first letter; the names of `C` records have any length."""
+PAST_LETTERS = b"idwxu"
+"""The first letters of past versions' keys."""
 
 
 class Absent(Enum):
@@ -326,3 +328,29 @@ def is_directory(mode: int) -> bool:
 def snapshot_of(source: Source, number: int) -> Snapshot | Absent:
     """Return a snapshot by its number, or why there is none."""
     return source.get(snapshot_key(number), Snapshot)
+
+
+def kind_of(key: bytes) -> str:
+    """Name the kind of a record by its key, for a person."""
+    kinds = {
+        "I": "inode",
+        "D": "name",
+        "W": "map",
+        "X": "extended attribute",
+        "U": "usage",
+        "S": "snapshot",
+        "L": "dead list",
+        "N": "change",
+        "R": "count",
+        "Q": "quota",
+        "T": "tree deletion",
+        "J": "clone",
+        "G": "owner's totals",
+        "A": "API user",
+        "P": "snapshot policy",
+        "Y": "security key",
+        "B": "hold",
+    }
+    letter = chr(key[0])
+    past = "past " if key[0] in PAST_LETTERS else ""
+    return past + kinds.get(letter.upper() if past else letter, f"`{letter}`")

@@ -19,7 +19,8 @@ from anqfs.namespace import schedules
 from anqfs.namespace.core import NAME_MAX, RECORD_ROOM, Core, operation
 from anqfs.namespace.security_keys import SecurityKeys
 from anqfs.namespace.snapshots import Snapshots
-from anqfs.store.schema import COUNTER_POLICY, ROOT_INO, Counter, Policy, Schedule, Snapshot, policy_key, prefix_end
+from anqfs.store.administration import COUNTER_POLICY, Policy, Schedule, policy_key
+from anqfs.store.schema import ROOT_INO, Counter, Snapshot, prefix_end
 
 _log = logging.getLogger(__name__)
 POLICIES_MAX = 1000

@@ -16,7 +16,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from anqfs.errors import Damaged, FilesystemError
-from anqfs.store.schema import Inode, Quota, Usage, inode_key, prefix_end, quota_key
+from anqfs.store.administration import Quota, quota_key
+from anqfs.store.schema import Inode, Usage, inode_key, prefix_end
 
 if TYPE_CHECKING:
     from anqfs.namespace.core import Core

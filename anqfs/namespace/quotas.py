@@ -14,7 +14,8 @@ from typing import NamedTuple
 from anqfs.errors import Damaged, FilesystemError, QuotaMissing
 from anqfs.namespace.core import RECORD_ROOM, Core, operation
 from anqfs.namespace.quota_accounts import capacity_of
-from anqfs.store.schema import INO_MAX, Quota, prefix_end, quota_key
+from anqfs.store.administration import Quota, quota_key
+from anqfs.store.schema import INO_MAX, prefix_end
 
 _log = logging.getLogger(__name__)
 LIMIT_MAX = (1 << 63) - 1

@@ -22,7 +22,7 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from anqfs.errors import UsageError
-from anqfs.store.schema import Schedule
+from anqfs.store.administration import Schedule
 
 EVERY_SO_OFTEN, DAILY, MONTHLY = range(3)
 LAST_DAY = 128

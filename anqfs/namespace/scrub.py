@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from anqfs.errors import AnqfsError, ReadOnlyVolume
-from anqfs.namespace.check import Finding, kind_of
+from anqfs.namespace.check import Finding
 from anqfs.namespace.check_changes import is_recorded
-from anqfs.namespace.check_source import Absent, Source, snapshot_of
+from anqfs.namespace.check_source import Absent, Source, kind_of, snapshot_of
 from anqfs.store.schema import ROOT_INO, SCRUB, Dead, Dirent, Inode, Record, ScrubState, Window, dirent_key, inode_key
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from msgspec.structs import replace
 
 from anqfs.errors import AlreadyThere, BadSignature, Damaged, NotFound, SecurityKeyInUse, UsageError
 from anqfs.namespace.core import RECORD_ROOM, Core, operation
-from anqfs.store.schema import COUNTER_SECURITY_KEY, Counter, Policy, SecurityKey, prefix_end, security_key_key
+from anqfs.store.administration import COUNTER_SECURITY_KEY, Policy, SecurityKey, security_key_key
+from anqfs.store.schema import Counter, prefix_end
 from anqfs.store.signatures import from_base64, is_signature, public_key
 
 _log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from anqfs.errors import Damaged, UsageError
 from anqfs.namespace.core import RECORD_ROOM, Core, operation
-from anqfs.store.schema import SETTINGS, Settings
+from anqfs.store.administration import SETTINGS, Settings
 
 _log = logging.getLogger(__name__)
 SNAPSHOT_DIRECTORY_MODES = ("visible", "hidden", "disabled")

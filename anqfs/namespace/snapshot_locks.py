@@ -20,7 +20,8 @@ from anqfs.errors import AlreadyThere, Damaged, NotFound, SnapshotHeld, Snapshot
 from anqfs.namespace.core import RECORD_ROOM, Core, operation
 from anqfs.namespace.security_keys import SecurityKeys, is_text
 from anqfs.namespace.snapshots import Snapshots
-from anqfs.store.schema import COUNTER_HOLD, Counter, Hold, Snapshot, hold_key, prefix_end
+from anqfs.store.administration import COUNTER_HOLD, Hold, hold_key
+from anqfs.store.schema import Counter, Snapshot, prefix_end
 
 _log = logging.getLogger(__name__)
 HOLDS_MAX = 16

@@ -18,13 +18,11 @@ from stat import S_IFDIR, S_ISDIR
 
 from anqfs.errors import Damaged
 from anqfs.namespace import acl
+from anqfs.store.administration import COUNTER_HOLD, COUNTER_POLICY, COUNTER_SECURITY_KEY
 from anqfs.store.schema import (
     COUNTER_DEAD,
     COUNTER_EPOCH,
-    COUNTER_HOLD,
     COUNTER_INO,
-    COUNTER_POLICY,
-    COUNTER_SECURITY_KEY,
     COUNTER_SNAPSHOT,
     COUNTER_VIEW,
     EPOCH_MAX,

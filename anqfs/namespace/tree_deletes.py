@@ -23,7 +23,8 @@ from anqfs.errors import AnqfsError, Damaged, FilesystemError, NotFound
 from anqfs.namespace.core import RECORD_ROOM, Core, is_locked, operation
 from anqfs.namespace.directories import Directories
 from anqfs.namespace.quota_accounts import capacity_below, capacity_of
-from anqfs.store.schema import ROOT_INO, Dirent, Inode, TreeDelete, Usage, dirent_key, inode_key, prefix_end, tree_delete_key
+from anqfs.store.administration import TreeDelete, tree_delete_key
+from anqfs.store.schema import ROOT_INO, Dirent, Inode, Usage, dirent_key, inode_key, prefix_end
 
 _log = logging.getLogger(__name__)
 _FIRST, _LAST = bytes(16), b"\xff" * 16

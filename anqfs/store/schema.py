@@ -1,4 +1,5 @@
-"""The records: every key and every value that a volume's record store holds. This module is the specification.
+"""The records: every key and every value that a volume's record store holds. This module is the specification, `administration` that
+of the values in the last part of the table.
 
 Keys are bytes that sort as readdir, range scans and version look-ups need them: one letter, then big-endian integers. Values are
 frozen msgspec structs encoded as MessagePack arrays (fields may only be appended, with defaults), sealed by the store.
@@ -23,17 +24,18 @@ birth..last. So the version at epoch e is the first past key >= (live key, e) if
 | `V` view3                    | View: a snapshot entered through one directory                               |
 | `v` snapshot8 ino8           | ViewNumber: index of views                                                   |
 | `O` ino8                     | Orphan: an inode without a name, open or being reclaimed                     |
-| `Q` ino8                     | Quota: the limit of a directory                                              |
-| `T` ino8                     | TreeDelete: a directory that is being deleted with all below it              |
 | `G` uid8 day8                | OwnerTotals: live files of an owner whose data changed last on a day         |
 | `J` number8                  | CloneJob: a clone that is being made                                         |
+| `C` name                     | Counter or another single value (see NAMES below)                            |
+| `K` number4                  | SealingKey: unsealed salt and generation (store/ only)                       |
+| `F` number8                  | Frees: extents to delete once this record is durable (store/ only)           |
+|                              | *in `administration`:*                                                       |
+| `Q` ino8                     | Quota: the limit of a directory                                              |
+| `T` ino8                     | TreeDelete: a directory that is being deleted with all below it              |
 | `A` user8                    | ApiUser: a user of the API with the tokens                                   |
 | `P` policy8                  | Policy: when snapshots of a directory are taken by themselves                |
 | `Y` key8                     | SecurityKey: a public key that unlocks snapshots                             |
 | `B` snapshot8 hold8          | Hold: somebody who needs a snapshot, which can be neither deleted nor changed |
-| `C` name                     | Counter or another single value (see NAMES below)                            |
-| `K` number4                  | SealingKey: unsealed salt and generation (store/ only)                       |
-| `F` number8                  | Frees: extents to delete once this record is durable (store/ only)           |
 """
 
 from __future__ import annotations
@@ -57,15 +59,12 @@ COUNTER_SNAPSHOT = b"Csnapshot"
 COUNTER_VIEW = b"Cview"
 COUNTER_DEAD = b"Cdead"
 COUNTER_EXTENT = b"Cextent"
-COUNTER_POLICY = b"Cpolicy"
-COUNTER_SECURITY_KEY = b"Ckey"
-COUNTER_HOLD = b"Chold"
 COUNTER_CHANGES = b"Cchanges"
 """The first epoch all of whose changes are in the change index: of snapshots before it, not all that followed is recorded."""
 OWNERS = b"Cowners"
 """Present in volumes that keep OwnerTotals."""
 ROOT_DIGEST = b"Croot"
-"""NAMES: the `C` records that hold a Counter, and the volume root digest (RootDigest)."""
+"""NAMES: the `C` records that hold a Counter (`administration` has more), and the volume root digest (RootDigest)."""
 
 _ONE = _Packer(">cQ")
 _TWO = _Packer(">cQQ")
@@ -231,86 +230,6 @@ class Orphan(Record, frozen=True, array_like=True, gc=False):
     next_window: int = 0
 
 
-class Quota(Record, frozen=True, array_like=True, gc=False):
-    """What everything below a directory may hold together, in bytes of capacity (namespace/quotas.py says what counts)."""
-
-    limit: int
-
-
-class TreeDelete(Record, frozen=True, array_like=True, gc=False):
-    """A directory that the background deletes with all below it. The numbers are those of the beginning."""
-
-    created: int
-    """ns since 1970."""
-    path: bytes
-    capacity: int = 0
-    files: int = 0
-    """Everything but directories."""
-    directories: int = 0
-    error: bytes = b""
-    """Why it stopped; empty while it goes on."""
-
-
-class Schedule(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """When a policy takes snapshots (namespace/schedules.py), by the wall clock of a zone. Times of day are minutes since midnight."""
-
-    frequency: int
-    """0 every so often in a window of the day, 1 daily, 2 monthly."""
-    timezone: str = "UTC"
-    """A name of the tz database."""
-    days: tuple[int, ...] = ()
-    """Days of the week, 0 = Monday; none = every day. Not for monthly ones."""
-    at: int = 0
-    """Daily and monthly: the time of day."""
-    day_of_month: int = 0
-    """Monthly: 1 to 27, or 128 for the last day."""
-    window_start: int = 0
-    window_end: int = 1439
-    """Every so often: the first and the last minute of the day in which snapshots are taken."""
-    every: int = 0
-    """Every so often: how many minutes, or hours if `in_hours`; 1 to 99."""
-    in_hours: bool = False
-
-
-class Policy(Record, frozen=True, array_like=True, gc=False):
-    """When snapshots of the directory `root` are taken by themselves, how they are called, how long they live. Times are ns since 1970."""
-
-    name: bytes
-    root: int
-    schedule: Schedule
-    time_to_live: str = ""
-    """Such as `7days` (namespace/schedules.py has the grammar); empty = the snapshots never expire."""
-    template: bytes = b""
-    """Of the snapshots' names; empty = ANQ's."""
-    enabled: bool = True
-    lock_key: int = 0
-    """The security key that locks each new snapshot; 0 = none."""
-    due_after: int = 0
-    """What the schedule wants up to this moment is done with: it was set, enabled or last acted on then."""
-    version: int = 1
-    """Grows with each change that somebody makes."""
-
-
-class SecurityKey(Record, frozen=True, array_like=True, gc=False):
-    """A public key whose private half unlocks snapshots."""
-
-    name: str
-    public_key: bytes
-    """ECDSA P-256, DER SubjectPublicKeyInfo."""
-    comment: str = ""
-    disabled: bool = False
-    version: int = 1
-    """Grows with each change; part of the challenges, which a change makes stale."""
-
-
-class Hold(Record, frozen=True, array_like=True, gc=False):
-    """Somebody who needs a snapshot."""
-
-    owner: str
-    created: int
-    """ns since 1970."""
-
-
 class OwnerTotals(Record, frozen=True, array_like=True, gc=False):
     """Live files, each counted once, directories not: bytes that they show, bytes that they hold, and how many there are."""
 
@@ -369,73 +288,6 @@ class ScrubState(Record, frozen=True, array_like=True, gc=False):
 
 
 SCRUB = b"Cscrub"
-
-
-class Settings(Record, frozen=True, array_like=True, gc=False):
-    """What an administrator chose for the volume (`Csettings`)."""
-
-    snapshot_directory_mode: str = "visible"
-    """How SMB shows `.snapshot`: visible (listed in a share's root), hidden (found by name) or disabled (previous versions only)."""
-    cluster_name: str = "anqfs"
-    """What clients of the API are shown."""
-
-
-SETTINGS = b"Csettings"
-
-
-class AccessToken(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A long-lived token of a user of the API. Only a digest of it is kept (SHA-256 of 32 random bytes). Times are ns since 1970."""
-
-    id: bytes
-    digest: bytes
-    creator: int
-    created: int
-    expires: int = 0
-    """0 = never."""
-    enabled: bool = True
-
-
-class ApiUser(Record, frozen=True, array_like=True, gc=False):
-    """A user of the API. `password` is an scrypt hash (crypto/passwords); `role` one of ANQ's; times are ns since 1970."""
-
-    name: str
-    role: str
-    password: bytes
-    created: int
-    changed: int
-    """When the password was set."""
-    tokens: tuple[AccessToken, ...] = ()
-
-
-TYPES: dict[int, type[Record]] = {
-    **dict.fromkeys(b"Ii", Inode),
-    **dict.fromkeys(b"Dd", Dirent),
-    **dict.fromkeys(b"Ww", Window),
-    **dict.fromkeys(b"Xx", Xattr),
-    **dict.fromkeys(b"Uu", Usage),
-    ord("S"): Snapshot,
-    ord("s"): Mark,
-    ord("L"): Dead,
-    ord("N"): Changed,
-    ord("R"): References,
-    ord("V"): View,
-    ord("v"): ViewNumber,
-    ord("O"): Orphan,
-    ord("Q"): Quota,
-    ord("T"): TreeDelete,
-    ord("J"): CloneJob,
-    ord("G"): OwnerTotals,
-    ord("A"): ApiUser,
-    ord("P"): Policy,
-    ord("Y"): SecurityKey,
-    ord("B"): Hold,
-    ord("C"): Counter,
-    ord("K"): SealingKey,
-    ord("F"): Frees,
-}
-"""The type of a record by its key's first letter."""
-SPECIAL_TYPES: dict[bytes, type[Record]] = {ROOT_DIGEST: RootDigest, SCRUB: ScrubState, SETTINGS: Settings}
-"""The types of the `C` records that are not a Counter, by whole key."""
 
 
 def inode_key(ino: int) -> bytes:
@@ -516,36 +368,6 @@ def view_number_key(snapshot: int, entry: int) -> bytes:
 def orphan_key(ino: int) -> bytes:
     """Return the key of an orphan."""
     return _ONE.pack(b"O", ino)
-
-
-def quota_key(ino: int) -> bytes:
-    """Return the key of a directory's quota."""
-    return _ONE.pack(b"Q", ino)
-
-
-def tree_delete_key(ino: int) -> bytes:
-    """Return the key of a directory's deletion."""
-    return _ONE.pack(b"T", ino)
-
-
-def api_user_key(number: int) -> bytes:
-    """Return the key of a user of the API."""
-    return _ONE.pack(b"A", number)
-
-
-def policy_key(policy: int) -> bytes:
-    """Return the key of a snapshot policy."""
-    return _ONE.pack(b"P", policy)
-
-
-def security_key_key(number: int) -> bytes:
-    """Return the key of a security key's record."""
-    return _ONE.pack(b"Y", number)
-
-
-def hold_key(snapshot: int, hold: int) -> bytes:
-    """Return the key of a snapshot's hold."""
-    return _TWO.pack(b"B", snapshot, hold)
 
 
 def past_key(live: bytes, last: int) -> bytes:

@@ -23,7 +23,7 @@ from anqfs.cli import app
 from anqfs.crypto.secrets import Secret
 from anqfs.namespace import Namespace
 from anqfs.namespace.schedules import EVERY_SO_OFTEN, Schedule
-from anqfs.store.schema import api_user_key, policy_key, security_key_key
+from anqfs.store.administration import api_user_key, policy_key, security_key_key
 from anqfs.store.volume import Volume
 from tests.unit.damaged_volume import Damage, Facts
 

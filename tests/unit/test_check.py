@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from anqfs.namespace.check import Report, check
+from anqfs.store.administration import Quota, TreeDelete, quota_key, tree_delete_key
 from anqfs.store.schema import (
     COUNTER_EPOCH,
     COUNTER_EXTENT,
@@ -20,9 +21,7 @@ from anqfs.store.schema import (
     Counter,
     Dead,
     Orphan,
-    Quota,
     References,
-    TreeDelete,
     Usage,
     Window,
     dead_key,
@@ -31,10 +30,8 @@ from anqfs.store.schema import (
     mark_key,
     orphan_key,
     past_key,
-    quota_key,
     references_key,
     snapshot_key,
-    tree_delete_key,
     usage_key,
     view_key,
     window_key,

@@ -20,7 +20,8 @@ from anqfs.namespace.core import Caller
 from anqfs.namespace.quota_accounts import ENTRY_CAPACITY
 from anqfs.namespace.restore import Restore
 from anqfs.namespace.usage import CHANGED_LAG
-from anqfs.store.schema import Quota, quota_key, usage_key
+from anqfs.store.administration import Quota, quota_key
+from anqfs.store.schema import usage_key
 from tests.unit.damaged_volume import Damage, Facts
 from tests.unit.namespace_volume import Clock, make_store, opened, work_off
 

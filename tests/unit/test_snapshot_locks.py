@@ -28,7 +28,8 @@ from anqfs.namespace.check import check
 from anqfs.namespace.nodes import snapshots_node
 from anqfs.namespace.schedules import DAILY, Schedule
 from anqfs.namespace.snapshots import label
-from anqfs.store.schema import api_user_key, hold_key, security_key_key, snapshot_key
+from anqfs.store.administration import api_user_key, hold_key, security_key_key
+from anqfs.store.schema import snapshot_key
 from tests.unit.damaged_volume import Damage, Facts
 from tests.unit.namespace_volume import answer, make_store, opened, work_off
 from tests.unit.signing import new_key, new_pem

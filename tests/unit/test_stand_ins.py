@@ -20,20 +20,16 @@ from anqfs.namespace.check import check
 from anqfs.namespace.core import ROOT_CALLER as ROOT
 from anqfs.namespace.restore import Restore
 from anqfs.namespace.scrub import Scrub
+from anqfs.store.administration import COUNTER_HOLD, COUNTER_POLICY, SETTINGS, Schedule, Settings
 from anqfs.store.schema import (
     COUNTER_CHANGES,
     COUNTER_DEAD,
     COUNTER_EPOCH,
-    COUNTER_HOLD,
     COUNTER_INO,
-    COUNTER_POLICY,
     COUNTER_SNAPSHOT,
     COUNTER_VIEW,
     OWNERS,
     SCRUB,
-    SETTINGS,
-    Schedule,
-    Settings,
     inode_key,
     snapshot_key,
 )

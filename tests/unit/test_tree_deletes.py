@@ -13,7 +13,7 @@ import pytest
 from anqfs.errors import FilesystemError, NotFound
 from anqfs.namespace import ROOT, Namespace
 from anqfs.namespace.check import check
-from anqfs.store.schema import tree_delete_key
+from anqfs.store.administration import tree_delete_key
 from tests.unit.damaged_volume import Damage, Facts
 from tests.unit.namespace_volume import make_store, opened, work_off
 

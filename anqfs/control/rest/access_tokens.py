@@ -10,7 +10,7 @@ from anqfs.control.rest import moments
 from anqfs.control.rest.identity import ROOT, Identity
 from anqfs.control.rest.routing import Answer, Call, Route, limit_of
 from anqfs.errors import NotFound, UsageError
-from anqfs.store.schema import AccessToken, ApiUser
+from anqfs.store.administration import AccessToken, ApiUser
 
 Text = Annotated[str, msgspec.Meta(max_length=256)]
 

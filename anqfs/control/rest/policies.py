@@ -17,7 +17,8 @@ from anqfs.control.rest.routing import Answer, Call, Route
 from anqfs.control.rest.snapshots import path_of
 from anqfs.errors import Damaged, UsageError
 from anqfs.namespace.schedules import DAILY, EVERY_SO_OFTEN, MONTHLY
-from anqfs.store.schema import ROOT_INO, Policy, Schedule
+from anqfs.store.administration import Policy, Schedule
+from anqfs.store.schema import ROOT_INO
 
 _Text = Annotated[str, msgspec.Meta(max_length=4096)]
 _FREQUENCIES = {"SCHEDULE_HOURLY_OR_LESS": EVERY_SO_OFTEN, "SCHEDULE_DAILY_OR_WEEKLY": DAILY, "SCHEDULE_MONTHLY": MONTHLY}

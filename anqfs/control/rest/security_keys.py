@@ -12,7 +12,7 @@ from anqfs.control.rest import etags
 from anqfs.control.rest.quotas import Paging
 from anqfs.control.rest.routing import Answer, Call, Route, limit_of
 from anqfs.errors import Damaged, UsageError
-from anqfs.store.schema import SecurityKey
+from anqfs.store.administration import SecurityKey
 
 _Text = Annotated[str, msgspec.Meta(max_length=4096)]
 SNAPSHOT, POLICY = "SNAPSHOT", "SNAPSHOT_POLICY"

@@ -13,7 +13,7 @@ from anqfs.control.rest.identity import ADMINS_GROUP, USERS_GROUP
 from anqfs.control.rest.routing import Answer, Call, Route
 from anqfs.errors import Damaged
 from anqfs.namespace.api_users import ADMINISTRATORS, OBSERVERS
-from anqfs.store.schema import ApiUser
+from anqfs.store.administration import ApiUser
 
 Text = Annotated[str, msgspec.Meta(max_length=1024)]
 
