@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from anqfs.cli import output
+from anqfs.cli.removal import about_to_go
 from anqfs.cli.snapshot_commands import DryRun
 from anqfs.control import wire
-from anqfs.errors import Damaged, NotFound, UsageError
+from anqfs.errors import NotFound, UsageError
 
 _HELP = """The API: its users and their access tokens.
 
@@ -116,10 +117,7 @@ def user_remove(name: Name, dry_run: DryRun = False, mountpoint: OfMount = None)
       anqfs api user remove monitoring
     """
     daemon = _daemon(mountpoint)
-    try:
-        user = _user(daemon, name)
-    except Damaged:
-        user = {"id": name, "access_tokens": "all"}
+    user = about_to_go(lambda: _user(daemon, name), lambda: {"id": name, "access_tokens": "all"})
     if dry_run:
         output.say(f"API user {name} would be removed, with {user['access_tokens']} access tokens")
         return

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anqfs.cli import output
+from anqfs.cli.removal import about_to_go
 from anqfs.cli.snapshot_commands import DryRun, Json, OfMount, directory_inode, naming
 from anqfs.control import wire
-from anqfs.errors import Damaged, NotFound, UsageError
+from anqfs.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from anqfs.control.client import Client
@@ -367,10 +368,7 @@ def delete(ref: Ref, dry_run: DryRun = False, mountpoint: OfMount = None, json: 
       anqfs snapshot policy delete nightly
     """
     daemon = _daemon(mountpoint)
-    try:
-        one = _find(daemon, ref)
-    except Damaged:
-        one = {"id": int(ref), "policy_name": None}
+    one = about_to_go(lambda: _find(daemon, ref), lambda: {"id": int(ref), "policy_name": None})
     taken = [each["id"] for each in daemon.get("/v4/snapshots/status/")["entries"] if each["policy_id"] == one["id"]]
     if not dry_run:
         daemon.delete(f"{_POLICIES}/{one['id']}")

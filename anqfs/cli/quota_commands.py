@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anqfs.cli import output
+from anqfs.cli.removal import about_to_go
 from anqfs.cli.snapshot_commands import DryRun, directory_inode, naming
 from anqfs.control import wire
-from anqfs.errors import Damaged, NotMounted, QuotaMissing
+from anqfs.errors import NotMounted, QuotaMissing
 
 if TYPE_CHECKING:
     from anqfs.control.client import Client
@@ -154,10 +155,10 @@ def remove(directory: Directory, dry_run: DryRun = False, json: Json = False) ->
     """
     daemon, inode = _daemon(directory)
     with naming(directory):
-        try:
-            status = _document(daemon.get(f"{_QUOTAS}/status/{inode}"))
-        except Damaged:
-            status = {"id": str(inode), "limit": None}
+        status = about_to_go(
+            lambda: _document(daemon.get(f"{_QUOTAS}/status/{inode}")),
+            lambda: {"id": str(inode), "limit": None},
+        )
         if not dry_run:
             daemon.delete(f"{_QUOTAS}/{inode}")
     if json:

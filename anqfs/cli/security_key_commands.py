@@ -8,9 +8,10 @@ import typer
 
 from anqfs.cli import output
 from anqfs.cli.lock_commands import PrivateKeyFile, signing_key
+from anqfs.cli.removal import about_to_go
 from anqfs.cli.snapshot_commands import DryRun, Json, OfMount
 from anqfs.control import wire
-from anqfs.errors import Damaged, SecurityKeyInUse, UsageError
+from anqfs.errors import SecurityKeyInUse, UsageError
 
 if TYPE_CHECKING:
     from anqfs.control.client import Client
@@ -232,10 +233,7 @@ def delete(ref: Ref, dry_run: DryRun = False, mountpoint: OfMount = None, json: 
       anqfs security-key delete vault
     """
     daemon = _daemon(mountpoint)
-    try:
-        key = daemon.get(_place(ref))
-    except Damaged:
-        key = {"id": ref, "name": "(damaged)"}
+    key = about_to_go(lambda: daemon.get(_place(ref)), lambda: {"id": ref, "name": "(damaged)"})
     if not dry_run:
         daemon.delete(_place(ref))
     elif usages := _usages(daemon, ref):
