@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from anqfs.control import wire
 from anqfs.errors import AnqfsError, Damaged, StoreExists, StoreMissing, WrongKey
@@ -121,6 +121,58 @@ def facts(store: str) -> dict[str, Any]:
     }
 
 
+def check(store: str, secret: Secret, progress: Callable[[str], None]) -> dict[str, Any]:
+    """Verify a store and return the report as JSON: ok, findings (path, what), counts, leftovers, bytes, root. Raises as Volume.open."""
+    from anqfs.store import structure
+
+    faults = structure.faults(os.fsencode(store))
+    if not faults:
+        return _checked(store, secret, progress)
+    report = _in_child(lambda: _checked(store, secret, lambda _text: None, settle=False))
+    if report is None:
+        report = _not_verified("the rest cannot be verified: LMDB gives up on a tree like this")
+    report["ok"] = False
+    report["findings"] = [_finding("volume", fault) for fault in faults] + report["findings"]
+    return report
+
+
+def _in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+    """Return what `work` returns in a process of its own; None when LMDB ended that. Raises the AnqfsError that `work` raises."""
+    import multiprocessing
+
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def answer() -> None:
+        try:
+            sender.send(work())
+        except AnqfsError as error:
+            sender.send(error)
+
+    process = context.Process(target=answer)
+    process.start()
+    sender.close()
+    try:
+        answered = receiver.recv()
+    except EOFError:
+        return None
+    finally:
+        process.join()
+        receiver.close()
+    if isinstance(answered, AnqfsError):
+        raise answered
+    return cast("dict[str, Any]", answered)
+
+
+def _finding(path: str, what: str) -> dict[str, Any]:
+    return {"path": path, "what": what}
+
+
+def _not_verified(why: str) -> dict[str, Any]:
+    """Return the report of a store of which nothing was verified."""
+    return {"ok": False, "findings": [_finding("volume", why)], "unlisted": 0, "counts": {}, "leftovers": 0, "root": None}
+
+
 def _settled(path: Path, secret: Secret) -> tuple[Volume, int]:
     """Open a volume read-only, and return the groups that its intent log lost. What the log holds is brought into the stores first."""
     from anqfs.store.volume import Volume
@@ -134,28 +186,31 @@ def _settled(path: Path, secret: Secret) -> tuple[Volume, int]:
     return volume, lost
 
 
-def check(store: str, secret: Secret, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Verify a store and return the report as JSON: ok, findings (path, what), counts, leftovers, bytes, root. Raises as Volume.open."""
+def _checked(store: str, secret: Secret, progress: Callable[[str], None], *, settle: bool = True) -> dict[str, Any]:
+    """Return the report on a store whose trees LMDB can read. Unless `settle`, one with changes in its intent log is not touched."""
     from pathlib import Path
 
     from anqfs.namespace.check import check as verify
+    from anqfs.store.volume import Volume
 
     def show(done: int, total: int) -> None:
         progress(f"check: {done} of {total} records and extents")
 
+    path = Path(os.path.abspath(store))
     try:
-        volume, lost = _settled(Path(os.path.abspath(store)), secret)
+        volume, lost = _settled(path, secret) if settle else (Volume.open(path, secret, read_only=True), 0)
     except WrongKey as error:
         raise WrongKey(f"{wire.shown(store)}: {error}") from error
     except Damaged as error:
-        finding = {"path": "volume", "what": str(error)}
-        return {"ok": False, "findings": [finding], "unlisted": 0, "counts": {}, "leftovers": 0, "root": None}
-    damage = [{"path": "volume", "what": f"the intent log is damaged: {lost} groups of the last changes are lost"}] if lost else []
+        return _not_verified(str(error))
     try:
+        if volume.replayed and not settle:
+            return _not_verified("the rest is not verified: the intent log holds changes, which are not written to such a tree")
         report = verify(volume, show)
+        damage = [_finding("volume", f"the intent log is damaged: {lost} groups of the last changes are lost")] if lost else []
         return {
             "ok": report.clean and not lost,
-            "findings": damage + [{"path": wire.text(one.path), "what": one.what} for one in report.findings],
+            "findings": damage + [_finding(wire.text(one.path), one.what) for one in report.findings],
             "unlisted": report.unlisted,
             "counts": {name: getattr(report, name) for name in _COUNTS},
             "leftovers": report.leftovers,

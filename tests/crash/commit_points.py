@@ -28,7 +28,7 @@ from anqfs.namespace import files
 from anqfs.namespace.check import check
 from anqfs.namespace.core import ROOT_CALLER as ROOT
 from anqfs.namespace.namespace import Namespace
-from anqfs.store import intent_log, lmdb_store
+from anqfs.store import intent_log, lmdb_store, structure
 from anqfs.store.volume import Volume
 
 from . import direct
@@ -245,7 +245,7 @@ class Driver:
 
 def verify(copy: Copy, digests: list[str]) -> list[str]:
     """Open a copy; return what is wrong with it."""
-    faults = []
+    faults = [f"{copy.step}: {fault}" for fault in structure.faults(bytes(copy.path))]
     volume = Volume.open(copy.path, SECRET)
     with contextlib.closing(volume):
         namespace = Namespace(volume)

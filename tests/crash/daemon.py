@@ -185,8 +185,12 @@ def check_store(store: Path, key_file: Path) -> list[str]:
     """Run the offline check, with what the intent log holds in the stores, and return its findings as text."""
     from anqfs.crypto.secrets import Secret
     from anqfs.namespace.check import check
+    from anqfs.store import structure
     from anqfs.store.volume import Volume
 
+    faults = structure.faults(os.fsencode(store))
+    if faults:
+        return faults
     secret = Secret.from_key_file(key_file)
     Volume.open(store, secret).close()
     volume = Volume.open(store, secret, read_only=True)

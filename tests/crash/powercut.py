@@ -199,9 +199,10 @@ def _judge_image(image: Path, key_file: Path, histories: dict[int, judge.History
     from anqfs.crypto.secrets import Secret
     from anqfs.namespace.check import check
     from anqfs.namespace.namespace import Namespace
+    from anqfs.store import structure
     from anqfs.store.volume import Volume
 
-    faults: list[str] = []
+    faults = structure.faults(os.fsencode(image / "store"))
     counts: collections.Counter[str] = collections.Counter()
     volume = Volume.open(image / "store", Secret.from_key_file(key_file))
     with contextlib.closing(volume):

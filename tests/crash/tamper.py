@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from anqfs.control import offline
 from anqfs.crypto.secrets import Secret
 from anqfs.errors import AnqfsError, RolledBack
 from anqfs.namespace.check import check
@@ -130,7 +131,8 @@ HIDES = {"remove", "file_bits", "file_page", "file_header", "file_cut", "file_no
 
 
 REPLACES_PAGES = {"file_page", "file_header", "file_cut", "file_bits"}
-"""Kinds that may put another kind of page where LMDB's tree expects keys: LMDB then ends the process, as docs/threat-model.md says."""
+"""Kinds that may put another kind of page where LMDB's tree expects keys: LMDB then ends the process, as docs/threat-model.md says, and the
+check tells why."""
 
 
 # ---------------------------------------------------------------- judging
@@ -221,6 +223,13 @@ def judge(kind: str, letter: str, outcome: Outcome, pinned: str) -> list[str]:
     return faults
 
 
+def judge_check(store: Path) -> list[str]:
+    """Return what is wrong with the check of a store that makes LMDB end its process: it has to name the tree, and to come to an end."""
+    report = offline.check(str(store), SECRET, lambda _text: None)
+    told = any("is not sound" in finding["what"] for finding in report["findings"])
+    return [] if told and not report["ok"] else [f"the check does not tell why LMDB ends the process: {report['findings'][:3]}"]
+
+
 def _named(name: str, named: set[str], *, in_directory: bool) -> bool:
     """Whether the path or a directory above it is named; a path in a snapshot also by its live name.
 
@@ -248,7 +257,7 @@ def attempt(stage: Stage, directory: Path, kind: Callable[..., str], database: s
             outcome = Outcome(**in_child(examine, store, stage.truth, stage.stale, seconds=60))
         except ChildCrashed as error:
             if kind.__name__ in REPLACES_PAGES and str(error) == "SIGABRT":
-                return Outcome(ended=True), []
+                return Outcome(ended=True), [f"{what}: {fault}" for fault in judge_check(store)]
             return Outcome(), [f"{what}: {error}"]
         except RuntimeError as error:
             return Outcome(), [f"{what}: {error}"]
