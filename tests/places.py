@@ -23,3 +23,10 @@ def plain_temporary(prefix: str) -> Path:
     """Make a temporary directory whose path has no dot in it."""
     plain = [place for place in _usual_and_above() if "." not in str(place)]
     return Path(tempfile.mkdtemp(prefix=prefix, dir=plain[0]))
+
+
+def secret_file(path: Path, content: bytes | str) -> Path:
+    """Write a file that is its owner's alone, as those with secrets must be, and return its path."""
+    path.touch(mode=0o600)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path

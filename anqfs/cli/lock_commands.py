@@ -25,11 +25,13 @@ PrivateKeyFile = Annotated[
 def signing_key(path: str) -> SigningKey:
     """Return the private key in a file; its password is asked for when it has one. Raises UsageError, WrongKey."""
     from anqfs.cli import secret_options
+    from anqfs.crypto.secrets import check_private
     from anqfs.crypto.signatures import SigningKey
     from anqfs.errors import WrongKey
 
     try:
         with open(path, "rb") as stream:
+            check_private(path, os.fstat(stream.fileno()))
             material = stream.read(_PRIVATE_MAX)
     except OSError as error:
         raise UsageError(f"{wire.shown(path)}: {error.strerror or error}: name a file that can be read") from error

@@ -16,7 +16,6 @@ import resource
 import signal
 import socket
 import ssl
-import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ import trio
 from anqfs.control import registry, wire
 from anqfs.control.registry import Entry
 from anqfs.crypto.certificate import fingerprint, self_signed
+from anqfs.crypto.secrets import check_private
 from anqfs.errors import NotMounted, UsageError
 
 _log = logging.getLogger("anqfs.control.relay")
@@ -91,7 +91,7 @@ def context_of(place: Place, certificate: str | None, key: str | None, *, self_s
     if certificate is not None and key is not None:
         if self_signed and not os.path.lexists(certificate) and not os.path.lexists(key):
             _keep(place, certificate, key)
-        _check_private(key)
+        _check_key(key)
         context = tls(certificate, key)
         return context, fingerprint(_read(certificate))
     if not self_signed:
@@ -122,14 +122,11 @@ def _keep(place: Place, certificate: str, key: str) -> None:
             raise UsageError(f"{wire.shown(path)}: cannot be written: {error.strerror}") from error
 
 
-def _check_private(key: str) -> None:
-    """Raise UsageError for a private key that is everybody's, or a group's to change. That a group may read it is common practice."""
+def _check_key(key: str) -> None:
     try:
-        mode = stat.S_IMODE(os.stat(key).st_mode)
+        check_private(key, os.stat(key))
     except OSError as error:
         raise UsageError(f"{wire.shown(key)}: {error.strerror}: name the private key") from error
-    if mode & 0o027:
-        raise UsageError(f"{wire.shown(key)}: its mode is {mode:04o}: a private key is for its owner alone (chmod 600)")
 
 
 def _read(path: str) -> bytes:

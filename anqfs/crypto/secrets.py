@@ -6,6 +6,7 @@ Called by `cli/` and `control/` (which read it) and by `store/` (which opens key
 from __future__ import annotations
 
 import os
+import stat
 import unicodedata
 from dataclasses import dataclass, field
 from typing import Literal
@@ -45,7 +46,7 @@ class Secret:
     def from_key_file(path: str | bytes | os.PathLike[str]) -> Secret:
         """Return the secret that is the whole content of the file at `path`.
 
-        Raises UsageError when it cannot be read, has fewer than KEY_FILE_MIN bytes or more than KEY_FILE_MAX.
+        Raises UsageError when it cannot be read, is not private, has fewer than KEY_FILE_MIN bytes or more than KEY_FILE_MAX.
         """
         content = _read(path, KEY_FILE_MAX, "key file")
         if len(content) < KEY_FILE_MIN:
@@ -56,7 +57,7 @@ class Secret:
     def from_passphrase_file(path: str | bytes | os.PathLike[str]) -> Secret:
         """Return the passphrase on the first line of the file at `path`, without its line end.
 
-        Raises UsageError when the file cannot be read or the line is empty.
+        Raises UsageError when the file cannot be read, is not private, or the line is empty.
         """
         line = _read(path, KEY_FILE_MAX, "passphrase file").split(b"\n", 1)[0].removesuffix(b"\r")
         if not line:
@@ -67,6 +68,16 @@ class Secret:
             return Secret.from_passphrase(line)
 
 
+def check_private(path: str | bytes | os.PathLike[str], facts: os.stat_result) -> None:
+    """Raise UsageError for a file with a secret that is everybody's, or a group's to change. That a group may read it is common practice.
+
+    `facts` is the fstat of what was opened. Pipes and terminals have no reader but this one, whatever their mode.
+    """
+    mode = stat.S_IMODE(facts.st_mode)
+    if stat.S_ISREG(facts.st_mode) and mode & 0o027:
+        raise UsageError(f"{_shown(path)}: its mode is {mode:04o}, but a secret is for its owner alone: chmod 600 {_shown(path)}")
+
+
 def _shown(path: str | bytes | os.PathLike[str]) -> str:
     return repr(os.fsdecode(path))
 
@@ -74,6 +85,7 @@ def _shown(path: str | bytes | os.PathLike[str]) -> str:
 def _read(path: str | bytes | os.PathLike[str], most: int, what: str) -> bytes:
     try:
         with open(path, "rb") as file:
+            check_private(path, os.fstat(file.fileno()))
             content = file.read(most + 1)
     except OSError as error:
         raise UsageError(f"{what} {_shown(path)} cannot be read: {error.strerror}") from error

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.places import secret_file
+
 from .conftest import DEADLINE, Bench
 
 PASSWORD = "correct horse battery"
@@ -70,8 +72,7 @@ class Relay:
 
 def add_user(bench: Bench, name: str = "admin", *more: str) -> None:
     """Add a user of the API with PASSWORD."""
-    file = bench.top / "password"
-    file.write_text(PASSWORD + "\n")
+    file = secret_file(bench.top / "password", PASSWORD + "\n")
     bench.ok("api", "user", "add", name, "--password-file", file, "--mountpoint", bench.mountpoint, *more)
 
 

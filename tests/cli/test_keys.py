@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.places import secret_file
+
 from .conftest import KEY, Bench
 
 
 def new_key(bench: Bench, name: str = "second") -> Path:
-    path = bench.top / name
-    path.write_bytes(bytes(reversed(KEY)) + name.encode())
-    return path
+    return secret_file(bench.top / name, bytes(reversed(KEY)) + name.encode())
 
 
 @pytest.fixture(params=["offline", "mounted"])
@@ -72,8 +72,7 @@ def test_a_wrong_present_secret_changes_nothing(store: Bench) -> None:
 
 
 def test_bad_new_keys(store: Bench) -> None:
-    short = store.top / "short"
-    short.write_bytes(b"short")
+    short = secret_file(store.top / "short", b"short")
     store.fails(2, "key", "add", store.store, "--key-file", store.key, "--new-key-file", short)
     store.fails(2, "key", "add", store.store, "--key-file", store.key, "--new-key-file", store.top / "none")
     store.fails(2, "key", "add", store.store, "--key-file", store.key, "--new-key-file", store.key, "--new-passphrase-file", short)
@@ -89,8 +88,7 @@ def test_eight_slots_and_no_more(store: Bench) -> None:
 
 def test_a_passphrase_slot(bench: Bench) -> None:
     bench.mkfs()
-    passphrase = bench.top / "passphrase"
-    passphrase.write_bytes("gr\u00fc\u00df dich\n".encode())
+    passphrase = secret_file(bench.top / "passphrase", "gr\u00fc\u00df dich\n")
     bench.ok("key", "add", bench.store, "--key-file", bench.key, "--new-passphrase-file", passphrase)
     slot = bench.json("key", "list", bench.store)["slots"][1]
     assert slot["kind"] == "passphrase"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import stat
 
+from tests.places import secret_file
+
 from .conftest import Bench, on_terminal
 
 
@@ -34,8 +36,7 @@ def test_mkfs_refuses_what_is_there(bench: Bench) -> None:
 
 
 def test_mkfs_wants_a_good_key_file_and_leaves_nothing_behind(bench: Bench) -> None:
-    short = bench.top / "short"
-    short.write_bytes(b"x" * 31)
+    short = secret_file(bench.top / "short", b"x" * 31)
     assert "32" in bench.fails(2, "mkfs", bench.store, "--key-file", short)
     assert "No such file" in bench.fails(2, "mkfs", bench.store, "--key-file", bench.top / "none")
     assert "not both" in bench.fails(2, "mkfs", bench.store, "--key-file", bench.key, "--passphrase-file", short)
@@ -59,8 +60,7 @@ def test_a_passphrase_from_the_terminal(bench: Bench) -> None:
     bench.umount()
     code, shown = on_terminal(bench, [b"wrong words"], "mount", bench.store, bench.mountpoint)
     assert code == 4, shown
-    file = bench.top / "passphrase"
-    file.write_bytes(b"s3cret words\nsecond line\n")
+    file = secret_file(bench.top / "passphrase", b"s3cret words\nsecond line\n")
     bench.ok("mount", bench.store, bench.mountpoint, "--passphrase-file", file)
     bench.umount()
 

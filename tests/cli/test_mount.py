@@ -8,6 +8,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+from tests.places import secret_file
+
 from .conftest import KEY, Bench, daemons_of, is_alive, mounted_below
 
 
@@ -43,8 +45,7 @@ def test_the_daemon_is_detached(mounted: Bench) -> None:
 
 def test_the_wrong_key_is_refused(bench: Bench) -> None:
     bench.mkfs()
-    wrong = bench.top / "wrong"
-    wrong.write_bytes(KEY[::-1])
+    wrong = secret_file(bench.top / "wrong", KEY[::-1])
     bench.fails(4, "mount", bench.store, bench.mountpoint, "--key-file", wrong)
     bench.fails(4, "mount", bench.store, bench.mountpoint, "--passphrase-file", wrong)
     bench.fails(4, "check", bench.store, "--key-file", wrong)

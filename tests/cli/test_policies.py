@@ -25,6 +25,7 @@ from anqfs.namespace import Namespace
 from anqfs.namespace.schedules import EVERY_SO_OFTEN, Schedule
 from anqfs.store.administration import api_user_key, policy_key, security_key_key
 from anqfs.store.volume import Volume
+from tests.places import secret_file
 from tests.unit.damaged_volume import Damage, Facts
 
 from .conftest import Bench, eventually, mounted_below, on_terminal
@@ -364,8 +365,7 @@ def test_a_change_of_an_older_version_is_refused(mounted: Bench) -> None:
 
 
 def test_what_is_damaged_is_named_and_removed(mounted: Bench) -> None:
-    key, password = new_key(mounted.top / "key.pem"), mounted.top / "password"
-    password.write_text("a password of some length\n")
+    key, password = new_key(mounted.top / "key.pem"), secret_file(mounted.top / "password", "a password of some length\n")
     for name in ("first", "second"):
         mounted.ok("snapshot", "policy", "create", name, mounted.mountpoint, "--daily", "2:30")
         mounted.ok("security-key", "add", name, "--private-key-file", key)

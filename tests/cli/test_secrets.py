@@ -7,6 +7,9 @@ import os
 import threading
 from pathlib import Path
 
+from tests.places import secret_file
+from tests.unit.signing import new_pem
+
 from .conftest import Bench
 
 PASSPHRASE = b"correct-horse-battery-staple"
@@ -51,8 +54,7 @@ def forms(secret: bytes) -> list[bytes]:
 
 
 def test_secrets_are_nowhere(bench: Bench) -> None:
-    passphrase = bench.top / "passphrase"
-    passphrase.write_bytes(PASSPHRASE + b"\n")
+    passphrase = secret_file(bench.top / "passphrase", PASSPHRASE + b"\n")
     bench.key.write_bytes(MATERIAL)
     with Watch() as watch:
         bench.ok("mkfs", bench.store, "--passphrase-file", passphrase)
@@ -80,9 +82,7 @@ def test_secrets_are_nowhere(bench: Bench) -> None:
 
 
 def _other(bench: Bench) -> Path:
-    path = bench.top / "other"
-    path.write_bytes(b"not-the-key" * 8)
-    return path
+    return secret_file(bench.top / "other", b"not-the-key" * 8)
 
 
 def test_the_daemon_leaves_no_core(mounted: Bench) -> None:
@@ -97,3 +97,33 @@ def test_the_order_pipe_carries_a_key_file_larger_than_a_pipe(bench: Bench) -> N
     bench.mkfs()
     bench.mount()
     bench.umount()
+
+
+def test_a_secret_that_others_can_read_is_refused_wherever_it_is_named(bench: Bench) -> None:
+    key, private = bench.top / "open.key", bench.top / "open.pem"
+    key.write_bytes(MATERIAL)
+    private.write_bytes(new_pem())
+    for path in (key, private):
+        path.chmod(0o644)
+    says = f"anqfs: '{key}': its mode is 0644, but a secret is for its owner alone: chmod 600 '{key}'"
+    assert bench.fails(2, "mkfs", bench.store, "--key-file", key) == says
+    assert not bench.store.exists()
+    bench.mkfs()
+    assert bench.fails(2, "mount", bench.store, bench.mountpoint, "--key-file", key) == says
+    assert bench.fails(2, "mount", bench.store, bench.mountpoint, "--passphrase-file", key) == says
+    bench.mount()
+    try:
+        for command in (
+            ("key", "add", bench.mountpoint, "--new-key-file", key),
+            ("key", "add", bench.mountpoint, "--new-passphrase-file", key),
+            ("api", "user", "add", "admin", "--password-file", key),
+        ):
+            assert bench.fails(2, *command) == says
+        assert f"chmod 600 '{private}'" in bench.fails(2, "security-key", "add", "vault", "--private-key-file", private)
+        private.chmod(0o600)
+        bench.ok("security-key", "add", "vault", "--private-key-file", private)
+    finally:
+        bench.umount()
+    assert bench.fails(2, "check", bench.store, "--key-file", key) == says
+    key.chmod(0o600)
+    bench.fails(4, "check", bench.store, "--key-file", key)

@@ -19,7 +19,7 @@ import pytest
 from anqfs.control import relay as module
 from anqfs.control.rest.table import table
 from anqfs.errors import UsageError
-from tests.places import open_temporary
+from tests.places import open_temporary, secret_file
 
 from .conftest import DEADLINE, Bench, eventually
 from .serving import PASSWORD, Relay, add_user, serving, trusting_all
@@ -58,8 +58,7 @@ def relay(served: Bench) -> Iterator[Relay]:
 
 
 def test_users_come_and_go_on_the_command_line(mounted: Bench) -> None:
-    other = mounted.top / "other"
-    other.write_text("another password\n")
+    other = secret_file(mounted.top / "other", "another password\n")
     assert "admin" in mounted.fails(2, "api", "user", "add", "bob", "--password-file", other)
     add_user(mounted)
     add_user(mounted, "watcher", "--role", "Observers")

@@ -14,6 +14,7 @@ from anqfs.namespace import ROOT, Namespace
 from anqfs.store.volume import Volume
 from tests.export.conftest import Served
 from tests.export.smb_client import HOST, SmbClient
+from tests.places import secret_file
 
 USER, OTHER = "games", "backup"
 """Accounts that every Debian has and nobody uses."""
@@ -48,8 +49,7 @@ class Exported(Served):
         self.edit("audit = false", "audit = true")
         self.ok("export", "add", "smb", self.point, "--name", "vol", "--read-write", "--clients", HOST)
         self.ok("export", "add", "nfs", self.point, "--name", "vol", "--read-write", "--no-root-squash", "--clients", HOST)
-        word = self.top / "password"
-        word.write_text(PASSWORD + "\n")
+        word = secret_file(self.top / "password", PASSWORD + "\n")
         for user in (USER, OTHER):
             self.ok("export", "user", "add", user, "--password-file", word, "--mountpoint", self.point)
         self.start()

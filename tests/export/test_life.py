@@ -11,6 +11,7 @@ import subprocess
 from tests.cli.conftest import eventually, is_alive, mounted_below
 from tests.export import nfs4
 from tests.export.conftest import Served
+from tests.places import secret_file
 
 
 def answers(port: int) -> bool:
@@ -194,8 +195,7 @@ def test_smb_users_come_and_go_and_passwords_are_never_arguments(served: Served)
     served.init()
     add_both(served)
     served.start()
-    password = served.top / "password"
-    password.write_text("correct horse\nsecond line\n")
+    password = secret_file(served.top / "password", "correct horse\nsecond line\n")
     assert "no Unix user" in served.fails(2, "export", "user", "add", "no-such-user", "--password-file", password)
     assert "no terminal" in served.fails(2, "export", "user", "add", "games")
     served.ok("export", "user", "add", "games", "--password-file", password)

@@ -25,7 +25,7 @@ from tests.export.conftest import Served, serving
 from tests.export.own_smbd import PASSWORD, USER, OwnSmbd
 from tests.export.smb_client import HOST
 from tests.mount.mounted import loop_ext4
-from tests.places import plain_temporary
+from tests.places import plain_temporary, secret_file
 
 SUITES = (
     *(
@@ -150,8 +150,7 @@ def _configured(served: Served, places: dict[str, Path]) -> Path:
     """Write the smb.conf and make the account."""
     served.init()
     served.ok("export", "add", "smb", places["anqfs"], "--name", "anqfs", "--read-write", "--clients", HOST)
-    word = served.top / "password"
-    word.write_text(PASSWORD + "\n")
+    word = secret_file(served.top / "password", PASSWORD + "\n")
     served.ok("export", "user", "add", USER, "--password-file", word, "--mountpoint", served.mountpoint)
     configuration = served.top / "smb.conf"
     configuration.write_text(_two_shares(served.ok("export", "config", "smb"), places))

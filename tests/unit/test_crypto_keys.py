@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,11 +18,31 @@ from anqfs.crypto.keyring import Keyring, derive
 from anqfs.crypto.secrets import KEY_FILE_MAX, PASSPHRASE_MAX, Secret
 from anqfs.crypto.slots import ITERATIONS_FLOOR, MAX_SLOTS, KeySlot, calibrate, free_number, make_slot, open_slots, without
 from anqfs.errors import Damaged, KeySlotError, UsageError, WrongKey
+from tests.places import open_temporary, secret_file
 
 MASTER = bytes(range(32))
 VOLUME = b"\xaa" * 16
 PASSPHRASE = Secret.from_passphrase("correct horse")
 KEY_FILE = Secret("key-file", b"k" * 64)
+NOBODY = 65534
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A temporary directory that every user may enter."""
+    path = open_temporary("anqfs-secrets-")
+    yield path
+    shutil.rmtree(path)
+
+
+@contextmanager
+def as_user(uid: int) -> Iterator[None]:
+    """Do something with another user's rights."""
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def slot(number: int, secret: Secret, master: bytes = MASTER) -> KeySlot:
@@ -42,34 +67,65 @@ def test_empty_and_endless_passphrases_are_refused(passphrase: str | bytes) -> N
 @pytest.mark.parametrize("content", [b"secret", b"secret\n", b"secret\r\n", b"secret\nsecond line\n"])
 def test_a_passphrase_file_is_its_first_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "pass"
-    path.write_bytes(content)
+    secret_file(path, content)
     assert Secret.from_passphrase_file(path) == Secret.from_passphrase("secret")
 
 
 def test_a_passphrase_file_need_not_be_text(tmp_path: Path) -> None:
     path = tmp_path / "pass"
-    path.write_bytes(b"\xff\xfe\n")
+    secret_file(path, b"\xff\xfe\n")
     assert Secret.from_passphrase_file(path).material == b"\xff\xfe"
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\r\nsecret\n"])
 def test_an_empty_passphrase_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "pass"
-    path.write_bytes(content)
+    secret_file(path, content)
     with pytest.raises(UsageError, match="empty"):
         Secret.from_passphrase_file(path)
 
 
 def test_a_key_file_is_all_of_its_bytes(tmp_path: Path) -> None:
     path = tmp_path / "key"
-    path.write_bytes(b"\n" + bytes(31))
+    secret_file(path, b"\n" + bytes(31))
     assert Secret.from_key_file(path) == Secret("key-file", b"\n" + bytes(31))
+
+
+@pytest.mark.parametrize("who", [0, NOBODY])
+def test_a_secret_that_is_not_its_owners_alone_is_refused(open_directory: Path, who: int) -> None:
+    path = secret_file(open_directory / "it's a key", bytes(64))
+    os.chown(path, who, -1)
+    with as_user(who):
+        for mode in (0o604, 0o644, 0o602, 0o601, 0o620, 0o755, 0o777):
+            path.chmod(mode)
+            for read in (Secret.from_key_file, Secret.from_passphrase_file):
+                with pytest.raises(UsageError, match=rf"mode is {mode:04o}, .*: chmod 600 \"/.*/it's a key\"$"):
+                    read(path)
+        for mode in (0o400, 0o600, 0o640, 0o440):
+            path.chmod(mode)
+            assert Secret.from_key_file(path).material == bytes(64)
+
+
+def test_a_secret_of_somebody_else_is_not_read(open_directory: Path) -> None:
+    path = secret_file(open_directory / "key", bytes(64))
+    with as_user(NOBODY), pytest.raises(UsageError, match="Permission denied"):
+        Secret.from_key_file(path)
+
+
+def test_a_secret_may_come_through_a_pipe_of_any_mode(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    path.chmod(0o666)
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(path.write_bytes, bytes(64))
+        assert Secret.from_key_file(path).material == bytes(64)
+        writing.result()
 
 
 @pytest.mark.parametrize(("size", "words"), [(0, "0 bytes"), (31, "31 bytes"), (KEY_FILE_MAX + 1, "larger")])
 def test_short_and_huge_key_files_are_refused(tmp_path: Path, size: int, words: str) -> None:
     path = tmp_path / "key"
-    path.write_bytes(bytes(size))
+    secret_file(path, bytes(size))
     with pytest.raises(UsageError, match=words):
         Secret.from_key_file(path)
 
