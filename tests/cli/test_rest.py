@@ -218,6 +218,21 @@ def test_a_version_that_is_not_the_present_one_is_refused(api: Api, here: Path) 
     assert api.call("DELETE", f"/v3/snapshots/{snapshot['id']}")[0] == 202
 
 
+def test_a_rename_is_made_only_into_the_version_of_the_directory_that_the_client_saw(api: Api, here: Path) -> None:
+    top = inside(here)
+    (here / "from").write_bytes(b"old")
+    (here / "into").mkdir()
+    listing = f"{ref(top + '/into')}/entries/"
+    rename = {"name": "to", "action": "RENAME", "old_path": f"{top}/from", "clobber": True}
+    _, _, empty = api.call("GET", listing)
+    (here / "into/to").write_bytes(b"by a program")
+    assert api.refused("POST", listing, rename, If_Match=str(empty)) == (412, "fs_revision_mismatch_error")
+    assert (sorted(os.listdir(here)), (here / "into/to").read_bytes()) == (["from", "into"], b"by a program")
+    _, _, seen = api.call("GET", listing)
+    api.ok("POST", listing, rename, If_Match=str(seen))
+    assert (os.listdir(here), (here / "into/to").read_bytes()) == (["into"], b"old")
+
+
 # --- data
 
 

@@ -172,17 +172,20 @@ ACTIONS = {
 
 
 async def _create(call: Call) -> Any:
-    """Make a file, directory, symlink, link or special file in a directory, or rename something into it."""
+    """Make a file, directory, symlink, link or special file in a directory, or rename something into it.
+
+    If-Match names the version of the directory, whatever the action.
+    """
     creation: Creation = call.body
     service, parent = call.service, call.node()
     service.must_be_writable()
+    call.must_match(etag_of(parent, service.namespace.attributes(parent)))
     name = _name(creation.name)
     if creation.action == "RENAME":
         return await _rename(call, parent, name, creation)
     make = ACTIONS.get(creation.action)
     if make is None:
         raise UsageError(f"the action {creation.action[:40]!a} is none of {', '.join(ACTIONS)}, RENAME")
-    call.must_match(etag_of(parent, service.namespace.attributes(parent)))
     node = make(service.namespace, refs.live(parent), name, creation)
     await service.tell([parent, node], [(parent, name)])
     await service.durable()
