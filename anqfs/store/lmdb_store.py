@@ -1,4 +1,4 @@
-"""Sealed records and extents in LMDB, one environment each. The only module that imports lmdb.
+"""Sealed records and extents in LMDB, one environment each. The only module that opens them.
 
 The owner's thread has one read transaction, renewed by `refresh`. Others read in transactions of their own, inside `_reading`, which
 keeps them out while the map is moved. Write transactions belong to the writer thread. Environments are opened with LMDB's full
@@ -10,9 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from operator import lt
 from typing import Any
 
 import lmdb
@@ -198,9 +199,12 @@ class _Environment:
         except lmdb.Error as error:
             raise self._damage(error) from error
 
-    def _must_follow(self, key: bytes, start: bytes) -> None:
-        """Raise Damaged when `key` comes before `start`, as in an altered database: whoever asks for what follows would never end."""
-        if key < start:
+    def _must_follow(self, start: bytes, keys: Sequence[bytes]) -> None:
+        """Raise Damaged unless `keys` rise from `start` on, as they do unless the database was altered.
+
+        Whoever asks for what follows would never end otherwise, or take what belongs to another key for what was asked for.
+        """
+        if keys and (keys[0] < start or not all(map(lt, keys, islice(keys, 1, None)))):
             raise Damaged(f"the {self._what} database cannot be read: its keys are not in order")
 
     def usage(self) -> StoreUsage:
@@ -360,7 +364,7 @@ class LmdbRecords(_Environment):
                     if key >= stop or len(found) >= limit:
                         break
                     found.append((key, _copied(value)))
-        self._must_follow(found[-1][0] if found else start, start)
+        self._must_follow(start, [key for key, _ in found])
         return found
 
     def keys(self, start: bytes, stop: bytes, limit: int) -> list[bytes]:
@@ -372,7 +376,7 @@ class LmdbRecords(_Environment):
                     if key >= stop or len(found) >= limit:
                         break
                     found.append(key)
-        self._must_follow(found[-1] if found else start, start)
+        self._must_follow(start, found)
         return found
 
     def read_ahead(self) -> None:
@@ -383,7 +387,7 @@ class LmdbRecords(_Environment):
             if not cursor.set_range(after + b"\0"):
                 return []
             found = [(bytes(key), _copied(value)) for key, value in islice(cursor, limit)]
-        self._must_follow(found[-1][0], after + b"\0")
+        self._must_follow(after + b"\0", [key for key, _ in found])
         return found
 
     def begin(self) -> RecordBatch:
@@ -478,7 +482,7 @@ class LmdbExtents(_Environment):
         found: list[int] = []
         with self._reading(buffers=False) as txn, self._cursor(txn) as cursor:
             while len(found) < limit and after < _EXTENT_ID_MAX and cursor.set_range(start := (after + 1).to_bytes(8, "big")):
-                self._must_follow(cursor.key(), start)
+                self._must_follow(start, (cursor.key(),))
                 after = int.from_bytes(cursor.key()[:8].ljust(8, b"\0"), "big")
                 found.append(after)
         return found

@@ -15,6 +15,7 @@ from anqfs.crypto.keyring import Keyring
 from anqfs.crypto.secrets import Secret
 from anqfs.errors import Damaged, RolledBack, StoreMissing, UnsupportedFormat, WrongKey
 from anqfs.store import superblock
+from anqfs.store.lmdb_store import LmdbRecords
 from anqfs.store.schema import COUNTER_EXTENT, ROOT_DIGEST, Dirent, Inode, Window, dirent_key, inode_key, window_key
 from anqfs.store.volume import Volume
 
@@ -423,3 +424,20 @@ def test_a_superblock_is_replaced_whole_or_not_at_all(store: Store, monkeypatch:
     assert volume._keys.current == number + 1
     volume.close()
     store.open()
+
+
+def test_what_an_altered_page_puts_out_of_order_is_not_taken_for_what_was_asked_for(tmp_path: Path) -> None:
+    """A search that meets a key which is too large lands before what it looks for, and went on from there with others' records."""
+    with lmdb.open(str(tmp_path)) as environment, environment.begin(write=True) as transaction:
+        for number in range(100):
+            transaction.put(b"key-%03d" % number, b"%d" % number)
+    data = tmp_path / "data.mdb"
+    data.write_bytes(data.read_bytes().replace(b"key-049", b"key-zzz"))
+    records = LmdbRecords(bytes(tmp_path), map_size=1 << 20, read_only=True)
+    try:
+        for look in (records.items, records.keys, lambda start, _stop, limit: records.current_items(start, limit)):
+            with pytest.raises(Damaged, match="not in order"):
+                look(b"key-060", b"key-zzzz", 1000)
+        assert records.items(b"key-010", b"key-013", 1000) == [(b"key-%03d" % number, b"%d" % number) for number in (10, 11, 12)]
+    finally:
+        records.close()
