@@ -207,6 +207,8 @@ def restore(
         entry = locate.the_only(mountpoint)
     daemon = client.Client(entry)
     if dry_run:
+        with naming(to if to is not None else f"snapshot {number}"):
+            watch_job(daemon, daemon.post("/anqfs/v1/restores", {**body, "check_only": True}, patience=None), quiet=True)
         _would_restore(daemon, number, path, to, json)
         return
     with naming(to if to is not None else f"snapshot {number}"):

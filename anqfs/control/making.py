@@ -36,8 +36,9 @@ class Making:
         await self._service.session.flush()
         self._service.must_stay()
         self._service.jobs.must_be_free("restore")
-        work = Restore(self._service.namespace, request.snapshot, path, destination, self._service.session.is_known)
-        return self._start_making("restore", work, {"snapshot": request.snapshot})
+        in_use, only = self._service.session.is_known, request.check_only
+        work = Restore(self._service.namespace, request.snapshot, path, destination, in_use, check_only=only)
+        return self._start_making("restore check" if only else "restore", work, {"snapshot": request.snapshot})
 
     async def clone(self, request: CloneRequest) -> dict[str, Any]:
         """Start a clone and return its job. Raises NotFound, FilesystemError, UsageError, StoreInUse while another runs."""

@@ -17,11 +17,12 @@ Node = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
 
 
 class RestoreRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Restore `path` of a snapshot in place, or as the new name `name` in the directory `parent`."""
+    """Restore `path` of a snapshot in place, or as the new name `name` in the directory `parent`; `check_only`: see whether it can be."""
 
     snapshot: Node
     path: Annotated[str, msgspec.Meta(max_length=_LONGEST_PATH)] = ""
     in_place: bool = False
+    check_only: bool = False
     parent: Node | None = None
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=_LONGEST_NAME)] | None = None
 

@@ -2,7 +2,8 @@
 
 The caller (the daemon's job, the offline command) makes a `Restore`, calls `step` until it answers False, and may serve other requests
 between two steps; everything runs on the trio thread. Each step is a few atomic operations, so a crash leaves a valid filesystem, partly
-restored. What is restored in place is snapshotted first (`before_restore`), so every restore can be undone by restoring that.
+restored. What is restored in place is snapshotted first (`before_restore`), so every restore can be undone by restoring that. Before
+anything changes, `restore_obstacles` looks for what would keep it from being made whole.
 
 Two walks over the snapshot's tree, each depth first with one frame for each level:
 
@@ -29,9 +30,10 @@ from dataclasses import dataclass
 from stat import S_IFDIR, S_IFMT, S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING
 
-from anqfs.errors import FilesystemError, NoSpace, NotFound
+from anqfs.errors import AnqfsError, FilesystemError, NotFound
 from anqfs.namespace import restore_steps
 from anqfs.namespace.core import ROOT_CALLER
+from anqfs.namespace.restore_obstacles import Obstacles, Rules
 from anqfs.namespace.restore_place import Finder, Place
 from anqfs.namespace.restore_steps import Frame, Steps, Then
 from anqfs.store.schema import Dirent, Inode, Snapshot
@@ -62,7 +64,8 @@ class Restore:
     """One restore in progress.
 
     Arguments: `snapshot` is a number, `path` the place in it (b"" is all of it), `destination` (live directory node, new name), or None
-    for in place; `in_use` tells whether somebody keeps what it knows of an inode's content. Raises NotFound, and FilesystemError for a
+    for in place; `in_use` tells whether somebody keeps what it knows of an inode's content; with `check_only` it is only looked whether
+    the restore can be made, and nothing is changed. Raises NotFound, and FilesystemError for a
     destination that cannot be; nothing is changed then. In place, the `before_restore` snapshot is taken here; raises what that raises.
     """
 
@@ -73,8 +76,11 @@ class Restore:
         path: bytes = b"",
         destination: tuple[int, bytes] | None = None,
         in_use: Callable[[int], bool] = lambda ino: False,
+        check_only: bool = False,
     ) -> None:
         self.namespace = namespace
+        self._check_only = check_only
+        self._begun = False
         self._in_use = in_use
         self._wishes: list[int] = []
         self._frame: Frame | None = None
@@ -99,26 +105,27 @@ class Restore:
         self._place = finder.in_live_tree(parts, self._old) if destination is None else finder.beside(destination)
         self._source_root = self._source
         self.progress.total = finder.total(self._source, self._old)
-        if destination is None:
+        if destination is None and not check_only:
             self._take_before_restore()
         self._tasks = self._run()
 
     def step(self, budget: int = 256) -> bool:
         """Do up to `budget` small parts of the work; return whether there is more.
 
-        Raises NotFound when the snapshot was deleted meanwhile, NoSpace, and FilesystemError (EMLINK). The tree is partly restored then.
+        Raises NotFound when the snapshot was deleted meanwhile, NoSpace, and FilesystemError (EMLINK). The tree is partly restored then,
+        but for what is found before anything changes: a locked file in the way (EPERM), a quota without room (EDQUOT).
         """
         for _ in range(max(1, budget)):
-            if self._number not in self.namespace.core.versions.by_id:
-                raise NotFound(f"snapshot {self._number} was deleted while it was being restored{self._undo_hint()}")
             try:
+                self._must_exist()
                 next(self._tasks)
             except StopIteration:
                 return False
-            except NoSpace as error:
-                raise NoSpace(f"the restore stopped part-way: {error}{self._undo_hint()}") from error
-            except FilesystemError as error:
-                raise FilesystemError(error.errno, f"the restore stopped part-way: {error}{self._undo_hint()}") from error
+            except AnqfsError as error:
+                if not self._begun:
+                    self._drop_before_restore()
+                    raise
+                raise self._part_way(error) from error
             if self._wishes:
                 break
         return True
@@ -135,14 +142,24 @@ class Restore:
 
     # ------------------------------------------------------------------- plan
 
-    def _undo_hint(self) -> str:
-        if self.before is None:
-            return ""
-        return f"; restore snapshot {self.before.id}_{BEFORE_RESTORE.decode()} to undo what was done"
+    def _must_exist(self) -> None:
+        if self._number not in self.namespace.core.versions.by_id:
+            raise NotFound(f"snapshot {self._number} was deleted while it was being restored")
+
+    def _part_way(self, error: AnqfsError) -> AnqfsError:
+        """Return the error that says how what was done so far is undone."""
+        undo = "" if self.before is None else f"; restore snapshot {self.before.id}_{BEFORE_RESTORE.decode()} to undo what was done"
+        text = f"the restore stopped part-way: {error}{undo}"
+        return FilesystemError(error.errno, text) if isinstance(error, FilesystemError) else type(error)(text)
 
     def _take_before_restore(self) -> None:
         place = self._place
         self.before = self.namespace.snapshot_create(place.parent if place.top is None else place.top, BEFORE_RESTORE)
+
+    def _drop_before_restore(self) -> None:
+        if self.before is not None:
+            self.namespace.snapshot_delete(self.before.id)
+            self.before = None
 
     def _hash(self, name: bytes) -> bytes:
         return self.namespace.core.volume.name_hash(name)
@@ -150,6 +167,13 @@ class Restore:
     # ------------------------------------------------------------------- run
 
     def _run(self) -> Tasks:
+        rules = Rules(self._kept, self._is_final, self._was_inside)
+        yield from Obstacles(self.namespace, self._then, self._steps, self._place, rules).look(self._source, self._old)
+        self._begun = True
+        if not self._check_only:
+            yield from self._restore()
+
+    def _restore(self) -> Tasks:
         place = self._place
         if place.top is not None:
             yield from self._make_below(self._source, place.top)

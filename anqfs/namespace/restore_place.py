@@ -11,7 +11,7 @@ from anqfs.errors import FilesystemError, NotFound
 from anqfs.namespace.core import check_new_name
 from anqfs.namespace.nodes import ino_of, view_of
 from anqfs.namespace.restore_steps import Steps, Then
-from anqfs.store.schema import ROOT_INO, Inode, Snapshot, usage_key
+from anqfs.store.schema import ROOT_INO, Inode, Snapshot
 
 if TYPE_CHECKING:
     from anqfs.namespace.namespace import Namespace
@@ -88,8 +88,8 @@ class Finder:
         """Return how many files and directories the snapshot has there, if it is known."""
         if not S_ISDIR(old.mode):
             return 1
-        usage = self._namespace.core.versions.at(usage_key(source), self._then.epoch)
-        return 1 if usage is None else 1 + int(usage.files + usage.directories + usage.symlinks + usage.others)
+        usage = self._then.usage(source)
+        return 1 if usage is None else 1 + usage.files + usage.directories + usage.symlinks + usage.others
 
     def _hash(self, name: bytes) -> bytes:
         return self._namespace.core.volume.name_hash(name)

@@ -21,10 +21,12 @@ from anqfs.store.schema import (
     Dirent,
     Inode,
     Snapshot,
+    Usage,
     Window,
     Xattr,
     dirent_key,
     inode_key,
+    usage_key,
     window_key,
     xattr_key,
 )
@@ -60,6 +62,11 @@ class Then:
     def inode(self, ino: int) -> Inode | None:
         """Return an inode as it was."""
         found: Inode | None = self._versions.at(inode_key(ino), self.epoch)
+        return found
+
+    def usage(self, ino: int) -> Usage | None:
+        """Return the totals below a directory as they were, None if they are not known."""
+        found: Usage | None = self._versions.at(usage_key(ino), self.epoch)
         return found
 
     def dirent(self, parent: int, name_hash: bytes) -> Dirent | None:

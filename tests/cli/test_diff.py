@@ -118,6 +118,17 @@ def test_previews_tell_what_would_be_done_and_do_nothing(mounted: Bench) -> None
     assert (top / "changed").read_bytes() == b"x" * 20_000
 
 
+def test_a_preview_of_a_restore_is_refused_as_the_restore_is(mounted: Bench) -> None:
+    top, first, _ = scene(mounted)
+    mounted.ok("worm", "hold", top / "changed")
+    before = mounted.json("snapshot", "list")
+    for options in (("--dry-run",), ()):
+        assert "/study/changed is locked" in mounted.fails(1, "snapshot", "revert", first, *options)
+    assert mounted.json("snapshot", "list") == before and mounted.json("status", mounted.mountpoint)["restore"]["state"] == "failed"
+    mounted.ok("worm", "release", top / "changed")
+    mounted.ok("snapshot", "revert", first)
+
+
 def test_a_clone_is_writable_and_whole(mounted: Bench) -> None:
     top, first, _ = scene(mounted)
     copy, old = mounted.mountpoint / "copy", mounted.mountpoint / "old"

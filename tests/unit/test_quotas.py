@@ -18,7 +18,6 @@ from anqfs.namespace import ROOT, Namespace
 from anqfs.namespace.check import check
 from anqfs.namespace.core import Caller
 from anqfs.namespace.quota_accounts import ENTRY_CAPACITY
-from anqfs.namespace.restore import Restore
 from anqfs.namespace.usage import CHANGED_LAG
 from anqfs.store.administration import Quota, quota_key
 from anqfs.store.schema import usage_key
@@ -381,28 +380,6 @@ def test_a_refused_move_leaves_nothing_behind_in_what_is_remembered_for_snapshot
     assert ns.read(then, 0, 6) == b"before"
     ns.volume.commit().wait()
     assert check(ns.volume).findings == []
-
-
-def test_a_restore_stops_where_a_quota_ends(ns: Namespace) -> None:
-    source, _ = ns.mkdir(1, b"source", 0o755, ROOT)
-    for number in range(10):
-        node, _ = ns.create(source, b"%d" % number, 0o644, ROOT)
-        ns.write(node, 0, b"x" * 10_000)
-    snapshot = ns.snapshot_create(source)
-    full, _ = ns.mkdir(1, b"full", 0o755, ROOT)
-    ns.quotas.set(full, 60_000)
-    restore = Restore(ns, snapshot.id, b"", (full, b"copy"))
-
-    def to_the_end() -> None:
-        while restore.step():
-            pass
-
-    assert refused(to_the_end) == "EDQUOT"
-    assert 20_000 < ns.quotas.status(full).used == Walked(ns, full).capacity <= 60_000
-    ns.quotas.set(full, 1_000_000)
-    restore = Restore(ns, snapshot.id, b"", (full, b"again"))
-    to_the_end()
-    assert ns.usage(ns.lookup(full, b"again")[0]).size == 100_000
 
 
 def test_a_quota_goes_with_its_directory(ns: Namespace) -> None:
