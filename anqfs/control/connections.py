@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from importlib.metadata import requires, version
+from inspect import iscoroutinefunction
+from typing import cast
 
 import h11
 import trio
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 
+from anqfs.errors import AnqfsError
+
 _log = logging.getLogger("anqfs.control.server")
 _INTERRUPTIONS = (trio.BusyResourceError, trio.BrokenResourceError, trio.ClosedResourceError)
 """What comes of closing a connection, and of refusing what is no HTTP, while an answer is still on its way."""
-_serve_connection: Callable[[TCPServer], Awaitable[None]] = TCPServer.run
-_create_stream: Callable[[H11Protocol, h11.Request], Awaitable[None]] = H11Protocol._create_stream
+_REPLACED = ((H11Protocol, "_check_protocol"), (H11Protocol, "_create_stream"), (TCPServer, "run"))
+"""Hypercorn has no setting for any of it, so these methods are replaced. pyproject.toml names the versions that they were tried with."""
+_serve_connection = cast("Callable[[TCPServer], Awaitable[None]]", getattr(TCPServer, "run", None))
+_create_stream = cast("Callable[[H11Protocol, h11.Request], Awaitable[None]]", getattr(H11Protocol, "_create_stream", None))
 
 
 async def _only_http_1(self: H11Protocol, event: h11.Request) -> None:
@@ -44,7 +51,11 @@ async def _contained(self: TCPServer) -> None:
 
 
 def restrict() -> None:
-    """Make Hypercorn serve connections so, in this process."""
+    """Make Hypercorn serve connections so, in this process. Raises AnqfsError when it is a version that does not have what is replaced."""
+    missing = [f"{owner.__name__}.{name}" for owner, name in _REPLACED if not iscoroutinefunction(getattr(owner, name, None))]
+    if missing:
+        wanted = next((one for one in requires("anqfs") or () if one.startswith("hypercorn")), "another")
+        raise AnqfsError(f"hypercorn {version('hypercorn')} has no {', '.join(missing)}: install {wanted}")
     H11Protocol._check_protocol = _only_http_1  # type: ignore[method-assign]
     H11Protocol._create_stream = _without_upgrade  # type: ignore[method-assign]
     TCPServer.run = _contained  # type: ignore[method-assign]

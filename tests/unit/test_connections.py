@@ -9,11 +9,12 @@ from typing import Any, cast
 
 import pytest
 import trio
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 
 from anqfs.control import connections, relay, server
 from anqfs.control.service import Service
-from anqfs.errors import UsageError
+from anqfs.errors import AnqfsError, UsageError
 
 ASKED = b"GET /v1/version HTTP/1.1\r\nHost: x\r\n\r\n"
 HOSTILE = [
@@ -111,3 +112,10 @@ def test_a_certificate_is_kept_with_its_key_or_not_at_all(tmp_path: Path) -> Non
     _, first = relay.context_of(place, str(certificate), str(key), self_signed=True)
     assert [path.stat().st_mode & 0o777 for path in (certificate, key)] == [0o600, 0o600]
     assert relay.context_of(place, str(certificate), str(key), self_signed=True)[1] == first
+
+
+@pytest.mark.parametrize(("owner", "name"), [(H11Protocol, "_check_protocol"), (H11Protocol, "_create_stream"), (TCPServer, "run")])
+def test_a_server_that_cannot_be_restricted_is_not_started(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+    monkeypatch.delattr(owner, name)
+    with pytest.raises(AnqfsError, match=rf"hypercorn [0-9.]+ has no {owner.__name__}\.{name}: install hypercorn"):
+        connections.restrict()
