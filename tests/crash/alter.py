@@ -17,6 +17,9 @@ from typing import Any
 import lmdb
 
 PAGE = 4096
+NODES = 16
+"""Where a page of LMDB has the places of its nodes, two bytes each."""
+BRANCH, LEAF = 1, 2
 Alteration = Callable[..., str]
 
 
@@ -162,6 +165,27 @@ def file_header(name: str, stage: Stage, store: Path, rng: random.Random) -> str
     return ""
 
 
+def file_keys(name: str, stage: Stage, store: Path, rng: random.Random) -> str:
+    """Bits of keys in the tree's pages, or places of keys exchanged: the pages stay sound, their order does not."""
+
+    def change(content: bytearray) -> None:
+        pages = [at for at in range(0, len(content), PAGE) if int.from_bytes(content[at + 10 : at + 12], "little") in (BRANCH, LEAF)]
+        for at in rng.sample(pages, min(len(pages), rng.choice([1, 3, 10]))):
+            count = (int.from_bytes(content[at + 12 : at + 14], "little") - NODES) // 2
+            places = [at + NODES + 2 * number for number in range(count)]
+            if rng.random() < 0.5 and count > 1:
+                one, other = rng.sample(places, 2)
+                content[one : one + 2], content[other : other + 2] = content[other : other + 2], content[one : one + 2]
+            elif places:
+                node = at + int.from_bytes(content[(one := rng.choice(places)) : one + 2], "little")
+                length = int.from_bytes(content[node + 6 : node + 8], "little")
+                if length:
+                    content[node + 8 + rng.randrange(length)] ^= 1 << rng.randrange(8)
+
+    _rewrite(store / name / "data.mdb", change)
+    return ""
+
+
 def file_cut(name: str, stage: Stage, store: Path, rng: random.Random) -> str:
     path = store / name / "data.mdb"
     size = path.stat().st_size
@@ -204,4 +228,4 @@ def superblock(name: str, stage: Stage, store: Path, rng: random.Random) -> str:
 
 
 RECORD_LEVEL = (flip, shorten, lengthen, remove, swap, copy_over, replay, foreign)
-FILE_LEVEL = (file_bits, file_page, file_header, file_cut, file_noise, file_gone, database_older, database_foreign, superblock)
+FILE_LEVEL = (file_bits, file_keys, file_page, file_header, file_cut, file_noise, file_gone, database_older, database_foreign, superblock)

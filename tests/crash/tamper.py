@@ -126,11 +126,22 @@ def _snapshot_names(store: Path) -> list[bytes]:
 
 
 ROLLS_BACK = {"replay", "database_older"}
-HIDES = {"remove", "file_bits", "file_page", "file_header", "file_cut", "file_noise", "file_gone", "database_older", "database_foreign"}
+HIDES = {
+    "remove",
+    "file_bits",
+    "file_keys",
+    "file_page",
+    "file_header",
+    "file_cut",
+    "file_noise",
+    "file_gone",
+    "database_older",
+    "database_foreign",
+}
 """Kinds that may take whole records away: their names may be absent, which only the check can tell."""
 
 
-REPLACES_PAGES = {"file_page", "file_header", "file_cut", "file_bits"}
+REPLACES_PAGES = {"file_page", "file_header", "file_cut", "file_bits", "file_keys"}
 """Kinds that may put another kind of page where LMDB's tree expects keys: LMDB then ends the process, as docs/threat-model.md says, and the
 check tells why."""
 
