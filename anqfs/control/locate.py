@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 
 from anqfs.control import registry, wire
 from anqfs.control.registry import Entry
@@ -76,7 +77,18 @@ def _of_mount(mount: Mount) -> Entry:
     for entry in registry.entries():
         if entry.device == mount.device:
             return entry
-    raise NotMounted(f"{shown}: no daemon of this user serves it: run this as root or as the user who mounted it")
+    if mount.owner is None or mount.owner == os.geteuid():
+        raise NotMounted(f"{shown}: its daemon is not registered here: is another ANQFS_RUNTIME_DIR set than when it was mounted?")
+    raise NotMounted(
+        f"{shown}: it was mounted by {_name_of(mount.owner)}: run this as that user (runuser -u {_name_of(mount.owner)} -- anqfs ...)"
+    )
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def by_path(path: str | bytes) -> Entry:

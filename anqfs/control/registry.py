@@ -1,6 +1,7 @@
 """The registry of running daemons: one JSON file for each mounted volume, in a directory only its owner can enter. Any thread.
 
-The directory is `$ANQFS_RUNTIME_DIR`, or `/run/anqfs` for root, or `$XDG_RUNTIME_DIR/anqfs`, or `/tmp/anqfs-UID`. It also holds the
+The directory is `$ANQFS_RUNTIME_DIR`, or `/run/anqfs` for root, or `$XDG_RUNTIME_DIR/anqfs` (/run/user/UID without it, as after
+runuser(1)), or `/tmp/anqfs-UID`. Nobody looks into another user's, not even root: what is there says which socket to trust. It also holds the
 daemons' sockets and logs. A daemon is known by its pid and its start time, so a pid that was used again is not mistaken for it.
 
 Every change is made under one lock (flock on `.lock`). A stale entry is judged and removed under that lock: between seeing a stale
@@ -64,8 +65,8 @@ def _candidates() -> list[str]:
     uid = os.geteuid()
     if uid == 0:
         return ["/run/anqfs"]
-    private = os.environ.get("XDG_RUNTIME_DIR")
-    return ([f"{private}/anqfs"] if private else []) + [f"/tmp/anqfs-{uid}"]
+    private = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"
+    return [f"{private}/anqfs", f"/tmp/anqfs-{uid}"]
 
 
 def _owned(path: str) -> bool:

@@ -23,17 +23,19 @@ log = logging.getLogger(__name__)
 FUSE_DEVICE = "/dev/fuse"
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
+_OWNER = re.compile(rb"(?:^|,)user_id=([0-9]+)")
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Mount(NamedTuple):
-    """A line of /proc/self/mountinfo. `device` is st_dev; `kind` the filesystem type, as `fuse.anqfs`."""
+    """A line of /proc/self/mountinfo. `device` is st_dev; `kind` the filesystem type, as `fuse.anqfs`; `owner` who mounted, of FUSE."""
 
     point: bytes
     device: int
     kind: bytes
     source: bytes
+    owner: int | None = None
 
 
 def unescape(field: bytes) -> bytes:
@@ -50,7 +52,16 @@ def parse_mountinfo(text: bytes) -> list[Mount]:
         if not separator or len(fields) < 6 or len(after) < 2:
             continue
         major, _, minor = fields[2].partition(b":")
-        mounts.append(Mount(unescape(fields[4]), os.makedev(int(major), int(minor)), after[0], unescape(after[1])))
+        owner = _OWNER.search(after[2]) if len(after) > 2 else None
+        mounts.append(
+            Mount(
+                unescape(fields[4]),
+                os.makedev(int(major), int(minor)),
+                after[0],
+                unescape(after[1]),
+                int(owner[1]) if owner is not None else None,
+            )
+        )
     return mounts
 
 

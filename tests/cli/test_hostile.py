@@ -43,7 +43,7 @@ def test_hostile_names_of_store_and_mount_point(bench: Bench, name: bytes) -> No
     assert bench.json("check", "--key-file", bench.key, top + b"/" + store)["ok"] is True
 
 
-_AS_NOBODY = """
+_FUSE_FOR_ALL = """
 set -e
 mkdir "$TOP/dev"
 mount -t tmpfs -o mode=755,dev tmpfs "$TOP/dev"
@@ -51,6 +51,8 @@ mknod -m 666 "$TOP/dev/fuse" c 10 229
 mount --bind "$TOP/dev/fuse" /dev/fuse
 chown -R nobody "$TOP"
 chmod 666 "$TOP/dev/fuse"
+"""
+_AS_NOBODY = """
 exec setpriv --reuid=nobody --regid=nogroup --clear-groups --inh-caps=+dac_read_search --ambient-caps=+dac_read_search sh -c '
     set -e
     anqfs() { "$PYTHON" -m anqfs.cli.app "$@"; }
@@ -77,7 +79,7 @@ def test_an_ordinary_user_mounts_a_store_of_their_own(bench: Bench) -> None:
     """
     environment = {**bench.environment, "TOP": str(bench.top), "PYTHON": sys.executable}
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", _AS_NOBODY],
+        ["unshare", "--mount", "sh", "-c", _FUSE_FOR_ALL + _AS_NOBODY],
         env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -88,3 +90,34 @@ def test_an_ordinary_user_mounts_a_store_of_their_own(bench: Bench) -> None:
     assert done.returncode == 0, done
     assert "user_allow_other" in done.stderr
     assert "hello" in done.stdout
+
+
+_ROOT_ASKS = """
+anqfs() { "$PYTHON" -m anqfs.cli.app "$@"; }
+nobody() {
+    setpriv --reuid=nobody --regid=nogroup --clear-groups --inh-caps=+dac_read_search --ambient-caps=+dac_read_search "$PYTHON" -m anqfs.cli.app "$@"
+}
+nobody mkfs "$TOP/store" --key-file "$TOP/key"
+nobody mount "$TOP/store" "$TOP/mnt" --key-file "$TOP/key"
+code=0
+anqfs status "$TOP/mnt" || code=$?
+test $code = 7
+nobody status "$TOP/mnt" --json
+nobody umount "$TOP/mnt"
+"""
+
+
+def test_root_is_told_whose_mount_it_is(bench: Bench) -> None:
+    environment = {**bench.environment, "TOP": str(bench.top), "PYTHON": sys.executable}
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", _FUSE_FOR_ALL + _ROOT_ASKS],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 0, done
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("mnt: it was mounted by nobody: run this as that user (runuser -u nobody -- anqfs ...)")
