@@ -79,9 +79,8 @@ def _of_mount(mount: Mount) -> Entry:
             return entry
     if mount.owner is None or mount.owner == os.geteuid():
         raise NotMounted(f"{shown}: its daemon is not registered here: is another ANQFS_RUNTIME_DIR set than when it was mounted?")
-    raise NotMounted(
-        f"{shown}: it was mounted by {_name_of(mount.owner)}: run this as that user (runuser -u {_name_of(mount.owner)} -- anqfs ...)"
-    )
+    user = _name_of(mount.owner)
+    raise NotMounted(f"{shown}: it was mounted by {user}: run this as that user (runuser -u {user} -- anqfs ...)")
 
 
 def _name_of(uid: int) -> str:

@@ -1,8 +1,8 @@
 """The registry of running daemons: one JSON file for each mounted volume, in a directory only its owner can enter. Any thread.
 
 The directory is `$ANQFS_RUNTIME_DIR`, or `/run/anqfs` for root, or `$XDG_RUNTIME_DIR/anqfs` (/run/user/UID without it, as after
-runuser(1)), or `/tmp/anqfs-UID`. Nobody looks into another user's, not even root: what is there says which socket to trust. It also holds the
-daemons' sockets and logs. A daemon is known by its pid and its start time, so a pid that was used again is not mistaken for it.
+runuser(1)), or `/tmp/anqfs-UID`. Nobody looks into another user's, not even root: what is there says which socket to trust. It also
+holds the daemons' sockets and logs. A daemon is known by its pid and its start time, so a pid that was used again is not mistaken for it.
 
 Every change is made under one lock (flock on `.lock`). A stale entry is judged and removed under that lock: between seeing a stale
 entry and removing it, a new daemon may have registered the same volume, and its entry must stay.

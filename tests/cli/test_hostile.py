@@ -72,15 +72,11 @@ exec setpriv --reuid=nobody --regid=nogroup --clear-groups --inh-caps=+dac_read_
 """
 
 
-def test_an_ordinary_user_mounts_a_store_of_their_own(bench: Bench) -> None:
-    """As `nobody`, through fusermount3, in a mount namespace whose /dev/fuse everyone may open; allow_other is refused.
-
-    The daemon's memory and environment are not readable by other processes of the user either (it is not dumpable: /proc/PID is root's).
-    """
-    environment = {**bench.environment, "TOP": str(bench.top), "PYTHON": sys.executable}
+def _run_with_fuse_for_all(bench: Bench, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a mount namespace whose /dev/fuse everyone may open."""
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", _FUSE_FOR_ALL + _AS_NOBODY],
-        env=environment,
+        ["unshare", "--mount", "sh", "-c", _FUSE_FOR_ALL + script],
+        env={**bench.environment, "TOP": str(bench.top), "PYTHON": sys.executable},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -88,6 +84,15 @@ def test_an_ordinary_user_mounts_a_store_of_their_own(bench: Bench) -> None:
         check=False,
     )
     assert done.returncode == 0, done
+    return done
+
+
+def test_an_ordinary_user_mounts_a_store_of_their_own(bench: Bench) -> None:
+    """As `nobody`, through fusermount3, in a mount namespace whose /dev/fuse everyone may open; allow_other is refused.
+
+    The daemon's memory and environment are not readable by other processes of the user either (it is not dumpable: /proc/PID is root's).
+    """
+    done = _run_with_fuse_for_all(bench, _AS_NOBODY)
     assert "user_allow_other" in done.stderr
     assert "hello" in done.stdout
 
@@ -95,7 +100,8 @@ def test_an_ordinary_user_mounts_a_store_of_their_own(bench: Bench) -> None:
 _ROOT_ASKS = """
 anqfs() { "$PYTHON" -m anqfs.cli.app "$@"; }
 nobody() {
-    setpriv --reuid=nobody --regid=nogroup --clear-groups --inh-caps=+dac_read_search --ambient-caps=+dac_read_search "$PYTHON" -m anqfs.cli.app "$@"
+    setpriv --reuid=nobody --regid=nogroup --clear-groups --inh-caps=+dac_read_search --ambient-caps=+dac_read_search \\
+        "$PYTHON" -m anqfs.cli.app "$@"
 }
 nobody mkfs "$TOP/store" --key-file "$TOP/key"
 nobody mount "$TOP/store" "$TOP/mnt" --key-file "$TOP/key"
@@ -108,16 +114,6 @@ nobody umount "$TOP/mnt"
 
 
 def test_root_is_told_whose_mount_it_is(bench: Bench) -> None:
-    environment = {**bench.environment, "TOP": str(bench.top), "PYTHON": sys.executable}
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", _FUSE_FOR_ALL + _ROOT_ASKS],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
-    assert done.returncode == 0, done
+    done = _run_with_fuse_for_all(bench, _ROOT_ASKS)
     (line,) = done.stderr.splitlines()
     assert line.endswith("mnt: it was mounted by nobody: run this as that user (runuser -u nobody -- anqfs ...)")

@@ -45,7 +45,7 @@ def test_mountinfo_is_parsed_with_its_escapes() -> None:
         b"broken line\n"
     )
     assert place.parse_mountinfo(text) == [
-        place.Mount(b"/mnt with\todd\nnames\\", os.makedev(98, 0), b"fuse.anqfs", b"anqfs x"),
+        place.Mount(b"/mnt with\todd\nnames\\", os.makedev(98, 0), b"fuse.anqfs", b"anqfs x", 0),
         place.Mount(b"/plain", os.makedev(0, 39), b"ext4", b"/dev/root"),
     ]
 
