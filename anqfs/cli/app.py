@@ -19,6 +19,7 @@ from anqfs.cli import (
     clone_commands,
     diff_commands,
     export_commands,
+    hold_commands,
     key_commands,
     lock_commands,
     output,
@@ -96,6 +97,9 @@ snapshot_commands.app.command("modify")(lock_commands.modify)
 snapshot_commands.app.command("lock")(lock_commands.lock)
 snapshot_commands.app.command("unlock")(lock_commands.unlock)
 snapshot_commands.app.command("unlock-challenge")(lock_commands.challenge)
+snapshot_commands.app.command("hold")(hold_commands.hold)
+snapshot_commands.app.command("release")(hold_commands.release)
+snapshot_commands.app.command("holds")(hold_commands.holds)
 snapshot_commands.app.add_typer(policy_commands.app, name="policy")
 app.add_typer(snapshot_commands.app, name="snapshot")
 app.command()(clone_commands.clone)

@@ -47,7 +47,7 @@ def signing_key(path: str) -> SigningKey:
         return SigningKey(material, password.material)
 
 
-def _daemon(mountpoint: str | None) -> Client:
+def daemon_of(mountpoint: str | None) -> Client:
     from anqfs.control import client, locate
 
     return client.Client(locate.the_only(mountpoint))
@@ -80,7 +80,7 @@ def modify(
       anqfs snapshot modify 17 --expires 2027-01-31T12:00:00Z
       anqfs snapshot modify 17 --expires never
     """
-    daemon = _daemon(mountpoint)
+    daemon = daemon_of(mountpoint)
     daemon.call("PATCH", f"/v3/snapshots/{number}", {"expiration": "" if expires == "never" else expires})
     _finish(daemon, number, json)
 
@@ -103,7 +103,7 @@ def lock(
       anqfs snapshot lock 17 --key vault --dry-run
       anqfs snapshot lock 17 --key vault
     """
-    daemon = _daemon(mountpoint)
+    daemon = daemon_of(mountpoint)
     if not dry_run:
         daemon.post(f"/v3/snapshots/{number}/lock", {"lock_key_ref": key})
         _finish(daemon, number, json)
@@ -129,7 +129,7 @@ def challenge(number: Number, mountpoint: OfMount = None, json: Json = False) ->
       openssl dgst -sha256 -sign vault.pem challenge | base64 -w0 > signature
       anqfs snapshot unlock 17 --signature "$(cat signature)"
     """
-    found = _daemon(mountpoint).get(f"/v3/snapshots/{number}/unlock-challenge")
+    found = daemon_of(mountpoint).get(f"/v3/snapshots/{number}/unlock-challenge")
     if json:
         output.json_document(found)
     else:
@@ -153,7 +153,7 @@ def unlock(
     """
     if (private_key_file is None) == (signature is None):
         raise UsageError("give --private-key-file or --signature")
-    daemon = _daemon(mountpoint)
+    daemon = daemon_of(mountpoint)
     if private_key_file is not None:
         key = signing_key(private_key_file)
         signature = key.sign(daemon.get(f"/v3/snapshots/{number}/unlock-challenge")["challenge"])

@@ -1,4 +1,4 @@
-"""Locks and holds of snapshots. Called by `control/` and `replication/` on the trio thread; `snapshots` enforces what is recorded here.
+"""Locks and holds of snapshots. Called by `control/` on the trio thread; `snapshots` enforces what is recorded here.
 
 A locked snapshot is deleted by nobody and can only be made to expire later, until somebody signs a challenge with the private half of the
 key that locks it. The challenge names the volume, the snapshot, when it expires, the key and its version, and which locking of the
@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
 from anqfs.errors import AlreadyThere, Damaged, NotFound, SnapshotHeld, SnapshotLocked, UsageError
 from anqfs.namespace.core import RECORD_ROOM, Core, operation
-from anqfs.namespace.security_keys import SecurityKeys, is_text
+from anqfs.namespace.security_keys import SecurityKeys
 from anqfs.namespace.snapshots import Snapshots
 from anqfs.store.administration import COUNTER_HOLD, Hold, hold_key
 from anqfs.store.schema import Counter, Snapshot, prefix_end
@@ -36,8 +36,8 @@ class SnapshotLocks:
         self.core = core
         self._snapshots = snapshots
         self._keys = keys
-        self._holds: dict[int, dict[int, str]] = defaultdict(dict)
-        """The owners of each held snapshot, by the number of the hold."""
+        self._holds: dict[int, dict[int, Hold]] = defaultdict(dict)
+        """The holds of each held snapshot, by their numbers."""
         snapshots.check_may_go = self.check_may_go
         snapshots.check_may_expire = self._check_may_expire
         snapshots.is_held = self._holds.__contains__
@@ -52,7 +52,7 @@ class SnapshotLocks:
                 _log.error("hold %d of snapshot %d is damaged, the snapshot stays held: %s", hold, number, error)
                 record = Hold("an owner whose record is damaged", 0)
             assert isinstance(record, Hold)
-            self._holds[number][hold] = record.owner
+            self._holds[number][hold] = record
 
     # --- what is refused
 
@@ -106,22 +106,27 @@ class SnapshotLocks:
 
     def owners(self, number: int) -> Sequence[str]:
         """Return who needs a snapshot."""
-        return list(self._holds[number].values()) if number in self._holds else ()
+        return [hold.owner for hold in self.holds(number).values()]
+
+    def holds(self, number: int) -> Mapping[int, Hold]:
+        """Return the holds of a snapshot by their numbers."""
+        return self._holds.get(number, {})
 
     @operation
     def hold(self, number: int, owner: str) -> int:
         """Hold a snapshot for `owner` until `release`, over restarts; returns the hold's number. Raises NotFound, UsageError."""
         self._snapshots.get(number)
-        if not owner or len(owner) > OWNER_MAX or not is_text(owner):
-            raise UsageError(f"an owner's name has 1 to {OWNER_MAX} characters")
+        if not owner or len(owner) > OWNER_MAX or not owner.isprintable():  # it stands in messages of one line
+            raise UsageError(f"an owner's name has 1 to {OWNER_MAX} characters, all printable")
         if len(self.owners(number)) >= HOLDS_MAX:
             raise UsageError(f"snapshot {number} has {HOLDS_MAX} holds already")
         counter: Counter | None = self.core.get(COUNTER_HOLD)
         hold = counter.value if counter is not None else 1
         self.core.room(RECORD_ROOM)
         self.core.volume.put(COUNTER_HOLD, Counter(hold + 1))
-        self.core.volume.put(hold_key(number, hold), Hold(owner, self.core.clock()))
-        self.core.after.append(lambda: self._holds[number].update({hold: owner}))
+        record = Hold(owner, self.core.clock())
+        self.core.volume.put(hold_key(number, hold), record)
+        self.core.after.append(lambda: self._holds[number].update({hold: record}))
         return hold
 
     @operation

@@ -228,6 +228,30 @@ def test_a_locked_snapshot_goes_at_its_expiration(mounted: Bench) -> None:
     eventually("the locked snapshot to expire", lambda: mounted.json("snapshot", "list") == [])
 
 
+def test_a_snapshot_is_held_until_every_hold_is_released(mounted: Bench) -> None:
+    mounted.ok("snapshot", "create", mounted.mountpoint, "--expires", in_time(seconds=3))
+    shown = mounted.ok("snapshot", "hold", "1", "--owner", "the backup")
+    assert "snapshot release 1 1" in shown
+    assert mounted.json("snapshot", "hold", "1", "--owner", "a copy")["hold"] == 2
+    assert [(one["hold"], one["owner"]) for one in mounted.json("snapshot", "holds", "1")] == [(1, "the backup"), (2, "a copy")]
+    assert "'the backup'" in mounted.ok("snapshot", "holds", "1") and "needed by 'the backup'" in mounted.ok("snapshot", "list")
+    mounted.remount()
+    for command in (("delete", "1"), ("delete", "1", "--dry-run"), ("modify", "1", "--expires", "never")):
+        assert "is needed by" in mounted.fails(13, "snapshot", *command)
+    assert "1 others would stay" in mounted.ok("snapshot", "release", "1", "1", "--dry-run")
+    mounted.ok("snapshot", "release", "1", "1")
+    mounted.fails(8, "snapshot", "release", "1", "1")
+    mounted.fails(8, "snapshot", "release", "1", "1", "--dry-run")
+    mounted.fails(13, "snapshot", "delete", "1")
+    mounted.ok("snapshot", "release", "1", "2")
+    eventually("the snapshot to expire when nobody needs it", lambda: mounted.json("snapshot", "list") == [])
+    mounted.fails(8, "snapshot", "hold", "1", "--owner", "x")
+    mounted.fails(8, "snapshot", "holds", "1")
+    mounted.ok("snapshot", "create", mounted.mountpoint)
+    for owner in ("", "x" * 201, "two\nlines"):
+        mounted.fails(2, "snapshot", "hold", "2", "--owner", owner)
+
+
 def test_keys_are_renamed_disabled_replaced_and_their_passwords_asked_for(mounted: Bench) -> None:
     old, new = new_key(mounted.top / "old.pem"), new_key(mounted.top / "new.pem")
     secret = mounted.top / "secret.pem"

@@ -4,6 +4,7 @@
 |---|---|---|
 | GET status?latency=1 | | facts of the volume and the daemon |
 | GET snapshots?inode=N, snapshots/ID | | snapshots that concern a directory, or all; one; as the mount shows them |
+| snapshots/ID/holds | | in `snapshot_holds` |
 | POST restores | snapshot, path, in_place or parent + name | the job |
 | POST clones | source, parent, name | the job |
 | GET jobs/N, DELETE jobs/N | | the job; cancelling |
