@@ -8,7 +8,7 @@ import typer
 
 from anqfs.cli import output
 from anqfs.cli.removal import about_to_go
-from anqfs.cli.snapshot_commands import DryRun
+from anqfs.cli.snapshot_commands import DryRun, daemon_of
 from anqfs.control import wire
 from anqfs.errors import NotFound, UsageError
 
@@ -37,12 +37,6 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.")]
 PasswordFile = Annotated[
     str | None, typer.Option("--password-file", metavar="FILE", help="A file whose first line is the password; else it is asked for.")
 ]
-
-
-def _daemon(mountpoint: str | None) -> Any:
-    from anqfs.control import client, locate
-
-    return client.Client(locate.the_only(mountpoint))
 
 
 def _password(path: str | None, name: str) -> str:
@@ -82,7 +76,7 @@ def user_add(
       anqfs api user add admin --password-file /root/admin.password --mountpoint /archive
       anqfs api user add monitoring --role Observers
     """
-    daemon = _daemon(mountpoint)
+    daemon = daemon_of(mountpoint)
     body = {"name": name, "role": role, "password": _password(password_file, name)}
     made = daemon.post("/v1/users/", body)
     if json:
@@ -100,7 +94,7 @@ def user_passwd(name: Name, password_file: PasswordFile = None, mountpoint: OfMo
     \b
       anqfs api user passwd admin --password-file /root/admin.password
     """
-    daemon = _daemon(mountpoint)
+    daemon = daemon_of(mountpoint)
     user = _user(daemon, name)
     daemon.post(f"/v1/users/{user['id']}/setpassword", {"new_password": _password(password_file, name)})
 
@@ -116,7 +110,7 @@ def user_remove(name: Name, dry_run: DryRun = False, mountpoint: OfMount = None)
     \b
       anqfs api user remove monitoring
     """
-    daemon = _daemon(mountpoint)
+    daemon = daemon_of(mountpoint)
     user = about_to_go(lambda: _user(daemon, name), lambda: {"id": name, "access_tokens": "all"})
     if dry_run:
         output.say(f"API user {name} would be removed, with {user['access_tokens']} access tokens")
@@ -137,7 +131,7 @@ def user_list(
     \b
       anqfs api user list --json
     """
-    daemon = _daemon(mountpoint)
+    daemon = daemon_of(mountpoint)
     found = daemon.get("/v1/users/") if name is None else [_user(daemon, name)]
     if json:
         output.json_document(found)
@@ -170,7 +164,7 @@ def token_create(
     body: dict[str, Any] = {"user": {"name": name}}
     if expires is not None:
         body["expiration_time"] = expires
-    made = _daemon(mountpoint).post("/v1/auth/access-tokens/", body)
+    made = daemon_of(mountpoint).post("/v1/auth/access-tokens/", body)
     if json:
         output.json_document(made)
     else:
@@ -190,7 +184,7 @@ def token_list(
     \b
       anqfs api token list admin
     """
-    daemon = _daemon(mountpoint)
+    daemon = daemon_of(mountpoint)
     found: list[dict[str, Any]] = []
     page = daemon.get("/v1/auth/access-tokens/", **({} if name is None else {"user": _user(daemon, name)["id"]}))
     found += page["entries"]
@@ -222,7 +216,7 @@ def token_revoke(
     """
     from urllib.parse import quote
 
-    daemon = _daemon(mountpoint)
+    daemon = daemon_of(mountpoint)
     for number in dict.fromkeys(ids):
         path = f"/v1/auth/access-tokens/{quote(number, '')}"
         if dry_run:

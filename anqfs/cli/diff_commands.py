@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anqfs.cli import output
-from anqfs.cli.snapshot_commands import Json, OfMount, facts_of, naming
+from anqfs.cli.snapshot_commands import Json, OfMount, daemon_of, facts_of, naming
 from anqfs.control import wire
 from anqfs.errors import UsageError
 
@@ -74,10 +74,8 @@ def diff(
       anqfs snapshot diff 17 --live --files
       anqfs snapshot diff 17 18 --plain --json
     """
-    from anqfs.control import client, locate
-
     _must_choose(newer, live)
-    daemon = client.Client(locate.the_only(mountpoint))
+    daemon = daemon_of(mountpoint)
     found = (one for one in changes(daemon, older, newer, renames=not plain) if not files or one["type"] != "FS_FILE_TYPE_DIRECTORY")
     if json:
         output.json_document(list(found))
@@ -144,11 +142,9 @@ def reclaimable_command(
       anqfs snapshot reclaimable 17 18 19 --json
       anqfs snapshot reclaimable --all
     """
-    from anqfs.control import client, locate
-
     if bool(ids) == every:
         raise UsageError("say which snapshots: their ids, or --all")
-    found = reclaimable(client.Client(locate.the_only(mountpoint)), list(dict.fromkeys(ids)) if ids else None)
+    found = reclaimable(daemon_of(mountpoint), list(dict.fromkeys(ids)) if ids else None)
     if json:
         output.json_document(found)
     else:

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from anqfs.cli import output
-from anqfs.cli.lock_commands import daemon_of
-from anqfs.cli.snapshot_commands import DryRun, Json, Number, OfMount
+from anqfs.cli.snapshot_commands import DryRun, Json, Number, OfMount, daemon_of
 from anqfs.control import wire
 from anqfs.errors import NotFound
 

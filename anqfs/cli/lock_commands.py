@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anqfs.cli import output
-from anqfs.cli.snapshot_commands import DryRun, Json, Number, OfMount
+from anqfs.cli.snapshot_commands import DryRun, Json, Number, OfMount, daemon_of
 from anqfs.control import wire
 from anqfs.errors import UsageError
 
@@ -45,12 +45,6 @@ def signing_key(path: str) -> SigningKey:
         except UsageError as error:
             raise UsageError(f"{wire.shown(path)}: its password cannot be asked for here: sign elsewhere and give the signature") from error
         return SigningKey(material, password.material)
-
-
-def daemon_of(mountpoint: str | None) -> Client:
-    from anqfs.control import client, locate
-
-    return client.Client(locate.the_only(mountpoint))
 
 
 def _finish(daemon: Client, number: int, json: bool) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from anqfs.cli import output
 from anqfs.cli.removal import about_to_go
-from anqfs.cli.snapshot_commands import DryRun, Json, OfMount, directory_inode, naming
+from anqfs.cli.snapshot_commands import DryRun, Json, OfMount, daemon_of, directory_inode, naming
 from anqfs.control import wire
 from anqfs.errors import NotFound, UsageError
 
@@ -108,12 +108,6 @@ def _often(every: str, begin: str, end: str) -> dict[str, Any]:
         "window_end_hour": end_hour,
         "window_end_minute": end_minute,
     }
-
-
-def _daemon(mountpoint: str | None) -> Client:
-    from anqfs.control import client, locate
-
-    return client.Client(locate.the_only(mountpoint))
 
 
 def _find(daemon: Client, ref: str) -> dict[str, Any]:
@@ -268,7 +262,7 @@ def modify(
     body.update({field: value for field, value in (("policy_name", name), ("snapshot_name_template", template)) if value is not None})
     if body == {"schedule": {}}:
         raise UsageError("nothing is to be changed: say what")
-    daemon = _daemon(mountpoint)
+    daemon = daemon_of(mountpoint)
     number = _find(daemon, ref)["id"]
     daemon.call("PATCH", f"{_POLICIES}/{number}", body)
     _finish(daemon, number, json)
@@ -293,7 +287,7 @@ def listing(mountpoint: OfMount = None, json: Json = False) -> None:
       anqfs snapshot policy list
       anqfs snapshot policy list --json
     """
-    found = _daemon(mountpoint).get(f"{_POLICIES}/status/")["entries"]
+    found = daemon_of(mountpoint).get(f"{_POLICIES}/status/")["entries"]
     output.json_document(found) if json else _print(found)
 
 
@@ -306,7 +300,7 @@ def show(ref: Ref, mountpoint: OfMount = None, json: Json = False) -> None:
     \b
       anqfs snapshot policy show nightly
     """
-    one = _find(_daemon(mountpoint), ref)
+    one = _find(daemon_of(mountpoint), ref)
     if json:
         output.json_document(one)
         return
@@ -325,7 +319,7 @@ def show(ref: Ref, mountpoint: OfMount = None, json: Json = False) -> None:
 
 
 def _enable(ref: str, enabled: bool, mountpoint: str | None, json: bool) -> None:
-    daemon = _daemon(mountpoint)
+    daemon = daemon_of(mountpoint)
     number = _find(daemon, ref)["id"]
     daemon.call("PATCH", f"{_POLICIES}/{number}", {"enabled": enabled})
     _finish(daemon, number, json)
@@ -367,7 +361,7 @@ def delete(ref: Ref, dry_run: DryRun = False, mountpoint: OfMount = None, json: 
       anqfs snapshot policy delete nightly --dry-run
       anqfs snapshot policy delete nightly
     """
-    daemon = _daemon(mountpoint)
+    daemon = daemon_of(mountpoint)
     one = about_to_go(lambda: _find(daemon, ref), lambda: {"id": int(ref), "policy_name": None})
     taken = [each["id"] for each in daemon.get("/v4/snapshots/status/")["entries"] if each["policy_id"] == one["id"]]
     if not dry_run:

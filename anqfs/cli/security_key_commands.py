@@ -9,7 +9,7 @@ import typer
 from anqfs.cli import output
 from anqfs.cli.lock_commands import PrivateKeyFile, signing_key
 from anqfs.cli.removal import about_to_go
-from anqfs.cli.snapshot_commands import DryRun, Json, OfMount
+from anqfs.cli.snapshot_commands import DryRun, Json, OfMount, daemon_of
 from anqfs.control import wire
 from anqfs.errors import SecurityKeyInUse, UsageError
 
@@ -21,12 +21,6 @@ app = typer.Typer(help="Public keys whose owners can unlock locked snapshots.", 
 _KEYS = "/v1/file-system/security/keys"
 _PUBLIC_MAX = 1 << 16
 Ref = Annotated[str, typer.Argument(metavar="KEY", help="The key's id or name.")]
-
-
-def _daemon(mountpoint: str | None) -> Client:
-    from anqfs.control import client, locate
-
-    return client.Client(locate.the_only(mountpoint))
 
 
 def _place(ref: str) -> str:
@@ -94,7 +88,7 @@ def add(
     else:
         raise UsageError("give --private-key-file, or --public-key-file and --signature")
     body = {"name": name, "public_key": public, "verification_signature": signature, "comment": comment}
-    _finish(_daemon(mountpoint).post(f"{_KEYS}/", body), json)
+    _finish(daemon_of(mountpoint).post(f"{_KEYS}/", body), json)
 
 
 @app.command("list")
@@ -106,7 +100,7 @@ def listing(mountpoint: OfMount = None, json: Json = False) -> None:
     \b
       anqfs security-key list
     """
-    found = _daemon(mountpoint).get(f"{_KEYS}/")["entries"]
+    found = daemon_of(mountpoint).get(f"{_KEYS}/")["entries"]
     output.json_document(found) if json else _print(found)
 
 
@@ -119,7 +113,7 @@ def show(ref: Ref, mountpoint: OfMount = None, json: Json = False) -> None:
     \b
       anqfs security-key show vault
     """
-    daemon = _daemon(mountpoint)
+    daemon = daemon_of(mountpoint)
     key, usages = daemon.get(_place(ref)), _usages(daemon, ref)
     if json:
         output.json_document({**key, "usages": usages})
@@ -164,7 +158,7 @@ def modify(
     body = {field: value for field, value in changes.items() if value is not None}
     if not body:
         raise UsageError("nothing is to be changed: say what")
-    _finish(_daemon(mountpoint).call("PATCH", _place(ref), body), json)
+    _finish(daemon_of(mountpoint).call("PATCH", _place(ref), body), json)
 
 
 @app.command("replace-challenge")
@@ -176,7 +170,7 @@ def challenge(ref: Ref, mountpoint: OfMount = None, json: Json = False) -> None:
     \b
       anqfs security-key replace-challenge vault > challenge
     """
-    found = _daemon(mountpoint).get(f"{_place(ref)}/key-replacement-challenge")
+    found = daemon_of(mountpoint).get(f"{_place(ref)}/key-replacement-challenge")
     if json:
         output.json_document(found)
     else:
@@ -205,7 +199,7 @@ def replace(
         raise UsageError("give --old-private-key-file or --old-signature")
     if (new_private_key_file is None) == (new_signature is None or new_public_key_file is None):
         raise UsageError("give --new-private-key-file, or --new-public-key-file and --new-signature")
-    daemon = _daemon(mountpoint)
+    daemon = daemon_of(mountpoint)
     message = daemon.get(f"{_place(ref)}/key-replacement-challenge")["challenge"]
     if old_private_key_file is not None:
         old_signature = signing_key(old_private_key_file).sign(message)
@@ -232,7 +226,7 @@ def delete(ref: Ref, dry_run: DryRun = False, mountpoint: OfMount = None, json: 
       anqfs security-key delete vault --dry-run
       anqfs security-key delete vault
     """
-    daemon = _daemon(mountpoint)
+    daemon = daemon_of(mountpoint)
     key = about_to_go(lambda: daemon.get(_place(ref)), lambda: {"id": ref, "name": "(damaged)"})
     if not dry_run:
         daemon.delete(_place(ref))

@@ -26,6 +26,13 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be
 Number = Annotated[int, typer.Argument(metavar="ID", min=1, help="The snapshot's id.")]
 
 
+def daemon_of(mountpoint: str | None) -> Client:
+    """Return the client of the daemon that --mountpoint names, or the only one there is. Raises NotMounted, UsageError."""
+    from anqfs.control import client, locate
+
+    return client.Client(locate.the_only(mountpoint))
+
+
 def facts_of(path: str) -> os.stat_result:
     """Return the attributes of a path in a live mount. Raises NotFound, FilesystemError."""
     try:
@@ -156,9 +163,7 @@ def delete(
       anqfs snapshot delete 17 18
       anqfs snapshot delete 17 --mountpoint /archive
     """
-    from anqfs.control import client, locate
-
-    daemon = client.Client(locate.the_only(mountpoint))
+    daemon = daemon_of(mountpoint)
     numbers = list(dict.fromkeys(ids))
     if dry_run:
         from anqfs.cli import previews

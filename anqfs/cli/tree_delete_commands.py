@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from anqfs.cli import output
-from anqfs.cli.snapshot_commands import OfMount, directory_inode, naming
+from anqfs.cli.snapshot_commands import OfMount, daemon_of, directory_inode, naming
 from anqfs.control import wire
 from anqfs.errors import AnqfsError, NotFound
 
@@ -59,12 +59,6 @@ def _print(jobs: list[dict[str, Any]]) -> None:
             (job["id"], wire.shown(job["initial_path"]), job["create_time"], f"{left} of {before} left", wire.shown(error) if error else "")
         )
     output.table(("ID", "DIRECTORY", "STARTED", "", "STOPPED BY"), rows)
-
-
-def _daemon(mountpoint: str | None) -> Client:
-    from anqfs.control import client, locate
-
-    return client.Client(locate.the_only(mountpoint))
 
 
 @app.command()
@@ -125,7 +119,7 @@ def listing(mountpoint: OfMount = None, json: Json = False) -> None:
     \b
       anqfs tree-delete list --json
     """
-    jobs = [_document(job) for job in _daemon(mountpoint).get(f"{_JOBS}/")["jobs"]]
+    jobs = [_document(job) for job in daemon_of(mountpoint).get(f"{_JOBS}/")["jobs"]]
     if json:
         output.json_document(jobs)
     else:
@@ -141,7 +135,7 @@ def show(number: Id, mountpoint: OfMount = None, json: Json = False) -> None:
     \b
       anqfs tree-delete show 17
     """
-    job = _document(_daemon(mountpoint).get(f"{_JOBS}/{number}"))
+    job = _document(daemon_of(mountpoint).get(f"{_JOBS}/{number}"))
     if json:
         output.json_document(job)
     else:
@@ -157,7 +151,7 @@ def cancel(number: Id, mountpoint: OfMount = None) -> None:
     \b
       anqfs tree-delete cancel 17
     """
-    _daemon(mountpoint).delete(f"{_JOBS}/{number}")
+    daemon_of(mountpoint).delete(f"{_JOBS}/{number}")
 
 
 @app.command()
@@ -169,4 +163,4 @@ def restart(number: Id, mountpoint: OfMount = None) -> None:
     \b
       anqfs tree-delete restart 17
     """
-    _daemon(mountpoint).post(f"{_JOBS}/restart/{number}")
+    daemon_of(mountpoint).post(f"{_JOBS}/restart/{number}")

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,23 @@ def on_terminal(bench: Bench, answers: list[bytes], *arguments: str | Path) -> t
         process.kill()
         process.wait()
         os.close(leader)
+
+
+@contextmanager
+def lasting(prefix: str, *forbidden: bytes) -> Iterator[Bench]:
+    """A mounted volume for all tests of a module. Nothing of it is left, and no traceback nor anything `forbidden` is in its log."""
+    made = Bench(open_temporary(prefix))
+    try:
+        made.mkfs()
+        made.mount()
+        yield made
+        log = made.logs()
+        made.umount()
+    finally:
+        left = made.reap()
+        shutil.rmtree(made.top)
+    assert left == []
+    assert not [words for words in (b"Traceback", *forbidden) if words in log], log.decode("utf-8", "replace")[-3000:]
 
 
 @pytest.fixture

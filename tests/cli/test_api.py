@@ -5,13 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import shutil
 import socket
 import stat
 import subprocess
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,28 +17,17 @@ from hypothesis import strategies as st
 
 from anqfs.control.client import connect
 
-from .conftest import Bench
+from .conftest import Bench, lasting
 
 
 @pytest.fixture(scope="module")
 def volume() -> Iterator[Bench]:
     """One mounted volume for the whole module."""
-    top = Path(tempfile.mkdtemp(prefix="anqfs-api-"))
-    bench = Bench(top)
-    try:
-        bench.mkfs()
-        bench.mount()
+    with lasting("anqfs-api-") as bench:
         (bench.mountpoint / "a" / "b").mkdir(parents=True)
         (bench.mountpoint / "a" / "file").write_text("content")
         bench.json("snapshot", "create", bench.mountpoint / "a")
         yield bench
-        log = bench.logs()
-        bench.umount()
-    finally:
-        left = bench.reap()
-        shutil.rmtree(top)
-    assert left == []
-    assert b"Traceback" not in log
 
 
 def entry(bench: Bench) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -10,23 +9,16 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.places import open_temporary
+from tests.refusals import refusal
 
-from .conftest import DEADLINE, Bench, eventually
+from .conftest import DEADLINE, Bench, eventually, lasting
 
 ENTRY = 4096
-
-
-def refusal(call: Callable[..., Any], *arguments: Any) -> str:
-    with pytest.raises(OSError) as caught:
-        call(*arguments)
-    return errno.errorcode[caught.value.errno or 0]
 
 
 def qq(bench: Bench, *arguments: str | Path) -> str:
@@ -50,19 +42,8 @@ def qq_refused(bench: Bench, *arguments: str | Path) -> str:
 @pytest.fixture(scope="module")
 def mounted() -> Iterator[Bench]:
     """One mounted volume for the whole module; each test has a directory of its own in it."""
-    top = open_temporary("anqfs-capacity-")
-    bench = Bench(top)
-    try:
-        bench.mkfs()
-        bench.mount()
+    with lasting("anqfs-capacity-") as bench:
         yield bench
-        log = bench.logs()
-        bench.umount()
-    finally:
-        left = bench.reap()
-        shutil.rmtree(top)
-    assert left == []
-    assert b"Traceback" not in log
 
 
 @pytest.fixture

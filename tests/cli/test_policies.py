@@ -26,10 +26,10 @@ from anqfs.namespace.schedules import EVERY_SO_OFTEN, Schedule
 from anqfs.store.administration import api_user_key, policy_key, security_key_key
 from anqfs.store.volume import Volume
 from tests.places import secret_file
+from tests.refusals import refusal
 from tests.unit.damaged_volume import Damage, Facts
 
 from .conftest import Bench, eventually, mounted_below, on_terminal
-from .test_capacity import refusal
 
 
 class Fast(Bench):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +14,8 @@ from urllib.parse import quote
 import pytest
 
 from anqfs.control.client import connect
-from tests.places import open_temporary
 
-from .conftest import DEADLINE, Bench
+from .conftest import DEADLINE, Bench, lasting
 
 MIB = 1 << 20
 
@@ -73,18 +71,8 @@ def ref(path: str) -> str:
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Bench]:
     """One mounted volume for the module; each test has a directory of its own."""
-    made = Bench(open_temporary("anqfs-rest-"))
-    try:
-        made.mkfs()
-        made.mount()
+    with lasting("anqfs-rest-") as made:
         yield made
-        log = made.logs().decode("utf-8", "replace")
-        made.umount()
-    finally:
-        left = made.reap()
-        shutil.rmtree(made.top)
-    assert left == []
-    assert "Traceback" not in log, log[-3000:]
 
 
 @pytest.fixture

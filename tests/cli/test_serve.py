@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
 import signal
 import socket
 import ssl
@@ -19,9 +18,9 @@ import pytest
 from anqfs.control import relay as module
 from anqfs.control.rest.table import table
 from anqfs.errors import UsageError
-from tests.places import open_temporary, secret_file
+from tests.places import secret_file
 
-from .conftest import DEADLINE, Bench, eventually
+from .conftest import DEADLINE, Bench, eventually, lasting
 from .serving import PASSWORD, Relay, add_user, serving, trusting_all
 
 ALL_ROUTES = [route for route in table().routes if not route.public]
@@ -30,20 +29,10 @@ ALL_ROUTES = [route for route in table().routes if not route.public]
 @pytest.fixture(scope="module")
 def served() -> Iterator[Bench]:
     """One mounted volume with an admin, for what leaves it as it was."""
-    bench = Bench(open_temporary("anqfs-serve-"))
-    try:
-        bench.mkfs()
-        bench.mount()
+    with lasting("anqfs-serve-", PASSWORD.encode(), b"access-v1:") as bench:
         add_user(bench)
         add_user(bench, "watcher", "--role", "Observers")
         yield bench
-        log = bench.logs()
-        bench.umount()
-    finally:
-        left = bench.reap()
-        shutil.rmtree(bench.top)
-    assert left == []
-    assert b"Traceback" not in log and PASSWORD.encode() not in log and b"access-v1:" not in log
 
 
 @pytest.fixture(scope="module")

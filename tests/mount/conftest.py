@@ -66,6 +66,14 @@ def shared_mount(open_directory: Path) -> Iterator[Mount]:
     yield from _lived(mount)
 
 
+@pytest.fixture
+def place(shared_mount: Mount, request: pytest.FixtureRequest) -> Path:
+    """A directory in the shared mount for one test."""
+    path = shared_mount.point / request.node.name
+    path.mkdir()
+    return path
+
+
 @pytest.fixture(scope="module")
 def ext4(open_directory: Path) -> Iterator[Path]:
     """A directory on ext4."""

@@ -8,30 +8,17 @@ import fcntl
 import mmap
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from mounted import NOBODY, Mount, in_child, libc, until
+from mounted import NOBODY, in_child, libc, until
+
+from tests.refusals import refusal
 
 AT_FDCWD = -100
 CLOCK_REALTIME_COARSE = 5
 FS_IOC_GETFLAGS = 0x80086601
 STATX_BTIME = 0x800
-
-
-def refusal(call: Callable[..., Any], *arguments: Any) -> str:
-    with pytest.raises(OSError) as caught:
-        call(*arguments)
-    return errno.errorcode[caught.value.errno or 0]
-
-
-@pytest.fixture
-def place(shared_mount: Mount, request: pytest.FixtureRequest) -> Path:
-    path = shared_mount.point / request.node.name
-    path.mkdir()
-    return path
 
 
 def test_fallocate_is_not_supported_and_posix_fallocate_writes_zeros(place: Path) -> None:

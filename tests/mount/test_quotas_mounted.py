@@ -16,21 +16,9 @@ from mounted import NOBODY, Mount, in_child
 
 from anqfs.mount.operations import DIRECT_BELOW
 from anqfs.namespace.quota_accounts import ENTRY_CAPACITY
+from tests.refusals import refusal
 
 MAX_BYTES = "ceph.quota.max_bytes"
-
-
-def refusal(call: Callable[..., Any], *arguments: Any) -> str:
-    with pytest.raises(OSError) as caught:
-        call(*arguments)
-    return errno.errorcode[caught.value.errno or 0]
-
-
-@pytest.fixture
-def place(shared_mount: Mount, request: pytest.FixtureRequest) -> Path:
-    path = shared_mount.point / request.node.name
-    path.mkdir()
-    return path
 
 
 def limit(path: Path, size: int) -> None:

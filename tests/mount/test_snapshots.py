@@ -12,8 +12,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import pytest
 from mounted import NOBODY, Mount, in_child, until
+
+from tests.refusals import refusal
 
 
 def take(directory: Path, name: str = "shot") -> Path:
@@ -23,12 +24,6 @@ def take(directory: Path, name: str = "shot") -> Path:
     (made,) = set(os.listdir(directory / ".snapshot")) - before
     assert made.endswith(f"_{name}")
     return directory / ".snapshot" / made
-
-
-def refusal(call: Callable[..., Any], *arguments: Any) -> str:
-    with pytest.raises(OSError) as caught:
-        call(*arguments)
-    return errno.errorcode[caught.value.errno or 0]
 
 
 def test_snapshot_is_in_every_directory_and_in_no_listing(mount: Mount) -> None:

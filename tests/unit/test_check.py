@@ -38,19 +38,8 @@ from anqfs.store.schema import (
     xattr_key,
 )
 from anqfs.store.volume import Volume
-from tests.unit.damaged_volume import SNAPSHOT, Damage, Facts, build, copied
+from tests.unit.damaged_volume import SNAPSHOT, Damage, Facts
 from tests.unit.namespace_volume import SECRET
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Facts]:
-    store = tmp_path_factory.mktemp("original") / "store"
-    return store, build(store)
-
-
-@pytest.fixture
-def damage(original: tuple[Path, Facts], tmp_path: Path) -> Damage:
-    return copied(*original, tmp_path / "store")
 
 
 def checked(store: Path, progress: Callable[[int, int], None] | None = None) -> Report:

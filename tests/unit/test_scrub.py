@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -14,21 +13,10 @@ from anqfs.namespace import Caller, Namespace
 from anqfs.namespace import scrub as scrub_module
 from anqfs.namespace.scrub import Scrub
 from anqfs.store.schema import SCRUB, WINDOW, Dirent, Inode, ScrubState, Window, inode_key, window_key
-from tests.unit.damaged_volume import SNAPSHOT, Damage, Facts, build, copied
+from tests.unit.damaged_volume import SNAPSHOT, Damage
 from tests.unit.namespace_volume import opened, work_off
 
 USER = Caller(0, 0, frozenset(), 0o022)
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Facts]:
-    store = tmp_path_factory.mktemp("original") / "store"
-    return store, build(store)
-
-
-@pytest.fixture
-def damage(original: tuple[Path, Facts], tmp_path: Path) -> Damage:
-    return copied(*original, tmp_path / "store")
 
 
 def whole_pass(ns: Namespace, budget: int = 256) -> Scrub:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -10,6 +11,7 @@ from anqfs.control.rest import etags
 from anqfs.control.rest.routing import Answer, Call, Route
 from anqfs.control.rest.security_keys import Challenge
 from anqfs.control.rest.snapshots import Entry, entry
+from anqfs.store.schema import Snapshot
 
 _Text = Annotated[str, msgspec.Meta(max_length=4096)]
 
@@ -28,22 +30,23 @@ class Unlock(msgspec.Struct, forbid_unknown_fields=True):
 
 async def _lock(call: Call) -> Any:
     """Lock a snapshot: until it is unlocked it is deleted by nobody and can only be made to expire later."""
-    service = call.service
-    service.must_be_writable()
-    snapshot = service.existing(call.number("id"))
-    call.must_match(etags.of(snapshot))
-    snapshot = service.namespace.snapshot_locks.lock(snapshot.id, call.body.lock_key_ref)
-    await service.durable()
-    return Answer(entry(call, snapshot), etag=etags.of(snapshot))
+    locks, key = call.service.namespace.snapshot_locks, call.body.lock_key_ref
+    return await _change(call, lambda number: locks.lock(number, key))
 
 
 async def _unlock(call: Call) -> Any:
     """Unlock a snapshot."""
+    locks, signature = call.service.namespace.snapshot_locks, call.body.signature
+    return await _change(call, lambda number: locks.unlock(number, signature))
+
+
+async def _change(call: Call, change: Callable[[int], Snapshot]) -> Answer:
+    """Change the snapshot that is asked for, if it is the version that the client saw, and show it when that is durable."""
     service = call.service
     service.must_be_writable()
     snapshot = service.existing(call.number("id"))
     call.must_match(etags.of(snapshot))
-    snapshot = service.namespace.snapshot_locks.unlock(snapshot.id, call.body.signature)
+    snapshot = change(snapshot.id)
     await service.durable()
     return Answer(entry(call, snapshot), etag=etags.of(snapshot))
 
