@@ -15,8 +15,9 @@ from anqfs.errors import FilesystemError
 from anqfs.namespace.core import is_locked
 from anqfs.namespace.quota_accounts import ENTRY_CAPACITY, capacity_below, capacity_of
 from anqfs.namespace.restore_place import Place
-from anqfs.namespace.restore_steps import ENTRIES_AT_ONCE, Steps, Then
-from anqfs.store.schema import Dirent, Inode
+from anqfs.namespace.restore_steps import COMPARED_MAX, ENTRIES_AT_ONCE, WINDOWS_AT_ONCE, Steps, Then
+from anqfs.namespace.windows import allocated
+from anqfs.store.schema import Dirent, Inode, window_key
 
 if TYPE_CHECKING:
     from anqfs.namespace.namespace import Namespace
@@ -56,7 +57,11 @@ class Obstacles:
         """Bytes of capacity that the restore adds to each quota's directory before it removes what came later."""
         self._above: tuple[int, ...] = ()
         """The quotas that count all that is restored."""
+        self._all: tuple[int, ...] = ()
+        """Those and the ones in the place."""
         self._puts_aside = False
+        self._risen: set[int] = set()
+        """The files with several names whose growth was added."""
 
     def look(self, source: int, old: Inode) -> Iterator[None]:
         """Look for what keeps `source`, which was `old`, from being restored. Raises EPERM or EDQUOT when there is something."""
@@ -121,9 +126,10 @@ class Obstacles:
 
     def _look_for_quotas(self, source: int, old: Inode) -> Iterator[None]:
         """Raise EDQUOT when a quota has no room for what the restore adds before it removes what came later."""
-        place, most = self._place, self._most(source, old)
+        place = self._place
         self._above = self._core.quotas.above(place.parent if place.top is None else place.top)
-        if all(self._has_room(ino, most) for ino in (*self._above, *self._quotas_inside())):
+        self._all = (*self._above, *self._quotas_inside())
+        if not self._all:
             return
         if place.top is None:
             self._add_alone(source, old)
@@ -148,20 +154,16 @@ class Obstacles:
             return []
         return [one.ino for one in self._namespace.quotas.listing() if one.ino != top and self._steps.is_inside(one.ino, top)]
 
-    def _most(self, source: int, old: Inode) -> int:
-        """Return the most capacity that the restore can add anywhere: all that the snapshot has there, and what it puts things aside in."""
-        if not S_ISDIR(old.mode):
-            return 2 * ENTRY_CAPACITY + old.allocated
-        usage = self._then.usage(source)
-        return 1 << 63 if usage is None else 2 * ENTRY_CAPACITY + capacity_below(usage)
-
     def _add_alone(self, source: int, old: Inode) -> None:
         """Add what one thing takes that is made anew, or, of a file that lives on where it was, what its data grows by."""
         live = self._steps.inode(source) if self._place.live == source else None
         if S_ISDIR(old.mode):
-            self._add(self._above, self._most(source, old) - ENTRY_CAPACITY)
+            usage = self._then.usage(source)
+            self._add(self._above, ENTRY_CAPACITY + (0 if usage is None else capacity_below(usage)))
+        elif live is not None and S_IFMT(live.mode) == S_IFMT(old.mode) and self._steps.unchanged(source, old):
+            return
         elif live is not None and S_IFMT(live.mode) == S_IFMT(old.mode) and live.nlink == 1:
-            self._add(self._above, max(0, old.allocated - live.allocated))
+            self._add(self._above, self._rise(source, live, old))
         else:
             self._add(self._above, ENTRY_CAPACITY + old.allocated)
 
@@ -194,20 +196,41 @@ class Obstacles:
             self._add(frame.quotas, ENTRY_CAPACITY + old.allocated)
             return None
         if there is None or there.ino != kept:
-            self._add(self._new_to(frame.quotas, kept, live), ENTRY_CAPACITY + self._held(kept, live))
+            held = capacity_of(self._core.usage.below(kept)) if S_ISDIR(live.mode) else max(live.allocated, old.allocated)
+            self._add(self._new_to(frame.quotas, kept, live, old), ENTRY_CAPACITY + held)
         if S_ISREG(live.mode) and self._steps.data_differs(kept, ino, old):
-            self._add(frame.quotas, max(0, old.allocated - live.allocated))
+            self._add_data(frame.quotas, ino, live, old)
         return kept
 
-    def _new_to(self, quotas: tuple[int, ...], ino: int, live: Inode) -> list[int]:
-        """Return which quotas count an inode anew when it gets a name below them: not those below which it is moved."""
-        spare = next((link for link in live.links if S_ISDIR(live.mode) or not self._rules.is_final(ino, link)), None)
-        left = () if spare is None else self._core.quotas.above(spare[0])
-        return [each for each in quotas if each not in left]
+    def _add_data(self, quotas: tuple[int, ...], ino: int, live: Inode, old: Inode) -> None:
+        """Add what the data of a file that lives on grows by: at its name, or, if it has more, for each one at all quotas."""
+        if live.nlink == 1 and old.nlink == 1:
+            self._add(quotas, self._rise(ino, live, old))
+        elif ino not in self._risen:
+            self._risen.add(ino)
+            self._add(self._all, self._rise(ino, live, old) * live.nlink)
 
-    def _held(self, ino: int, live: Inode) -> int:
-        """Return the bytes that go along with a live inode beside those of its name."""
-        return capacity_of(self._core.usage.below(ino)) if S_ISDIR(live.mode) else live.allocated
+    def _rise(self, ino: int, live: Inode, old: Inode) -> int:
+        """Return how much more a file holds at the most while its windows are replaced, some in one operation; all of it if it has many."""
+        rise = most = first = 0
+        for _ in range(COMPARED_MAX // WINDOWS_AT_ONCE):
+            numbers = self._steps.window_numbers(ino, ino, first)
+            for number in numbers:
+                then, now = self._then.window(ino, old, number), self._core.get(window_key(ino, number))
+                rise += (allocated(then) if then is not None else 0) - (allocated(now) if now is not None else 0)
+            most = max(most, rise)
+            if len(numbers) < WINDOWS_AT_ONCE:
+                return most
+            first = numbers[-1] + 1
+        return old.allocated
+
+    def _new_to(self, quotas: tuple[int, ...], ino: int, live: Inode, old: Inode) -> Iterable[int]:
+        """Return which quotas count an inode anew when it gets a name below them: not those below which it is moved."""
+        is_moved = S_ISDIR(live.mode) or (live.nlink == old.nlink == 1 and not self._rules.is_final(ino, live.links[0]))
+        if not is_moved:
+            return quotas  # a name is added, or one of several is moved here, which might come from anywhere
+        left = self._core.quotas.above(live.links[0][0])
+        return [each for each in quotas if each not in left]
 
     def _add(self, quotas: Iterable[int], growth: int) -> None:
         for ino in quotas:

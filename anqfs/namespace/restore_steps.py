@@ -210,7 +210,7 @@ class Steps:
         Returns (the window to go on from, or None when all data and the size are restored; bytes restored).
         """
         live = self.core.inode(ino)
-        numbers = self._window_numbers(ino, source, first)
+        numbers = self.window_numbers(ino, source, first)
         self.core.volume.room(len(numbers) * (RECORD_ROOM + INLINE_MAX))
         grown = done = 0
         size, changed = live.size, False
@@ -231,7 +231,7 @@ class Steps:
             self.core.put_inode(ino, live, replace(live, birth=self.core.versions.epoch, size=size, allocated=held, mtime=now, ctime=now))
         return (None if len(numbers) < WINDOWS_AT_ONCE else numbers[-1] + 1), done
 
-    def _window_numbers(self, ino: int, source: int, first: int) -> list[int]:
+    def window_numbers(self, ino: int, source: int, first: int) -> list[int]:
         """Return the next windows that the file has, or had."""
         keys = islice(self.core.volume.scan_keys(window_key(ino, first), window_key(ino, _WINDOW_END)), WINDOWS_AT_ONCE)
         now = [int.from_bytes(key[9:], "big") for key in keys]

@@ -14,6 +14,7 @@ import pytest
 
 from anqfs.errors import FilesystemError, NotFound
 from anqfs.namespace import ROOT, Namespace
+from anqfs.namespace.core import ROOT_CALLER
 from anqfs.namespace.restore import Restore
 from anqfs.namespace.restore_obstacles import Obstacles
 from tests.unit.namespace_volume import answer, make_store, opened
@@ -139,6 +140,32 @@ def test_what_comes_later_must_not_be_needed_as_room(ns: Namespace) -> None:
     ns.quotas.set(d, 1 << 40)
     ns.quotas.set(d, used(ns, d))
     left_alone(ns, lambda: Restore(ns, snapshot), errno.EDQUOT, "needs 14096 bytes before anything that came later is removed")
+
+
+def test_a_file_that_grows_back_counts_at_each_name_that_it_has_meanwhile(ns: Namespace) -> None:
+    d, snapshot = scene(ns)
+    ns.set_attributes(find(ns, b"d/a"), size=0, caller=ROOT_CALLER)
+    ns.link(find(ns, b"d/a"), d, b"second")
+    ns.quotas.set(d, 1 << 40)
+    ns.quotas.set(d, used(ns, d) + 19_999)
+    left_alone(ns, lambda: Restore(ns, snapshot), errno.EDQUOT, "needs 20000 bytes")
+    ns.quotas.set(d, used(ns, d) + 20_000)
+    run(Restore(ns, snapshot))
+    assert ns.read(find(ns, b"d/a"), 0, 20_000) == b"a" * 10_000
+
+
+def test_what_is_moved_back_counts_as_it_is_now(ns: Namespace) -> None:
+    d = directory(ns, 1, b"d")
+    sub = directory(ns, d, b"sub")
+    small = make(ns, sub, b"small")
+    snapshot = ns.snapshot_create(d, b"s").id
+    ns.rename(sub, b"small", d, b"large", 0)
+    ns.write(small, 0, b"l" * 50_000)
+    ns.quotas.set(sub, 50_000)
+    left_alone(ns, lambda: Restore(ns, snapshot), errno.EDQUOT, "the quota of /d/sub has 50000 left")
+    ns.quotas.set(sub, 50_000 + 4096)
+    run(Restore(ns, snapshot))
+    assert ns.attributes(small).size == 0
 
 
 def test_moving_back_and_overwriting_need_no_room(ns: Namespace) -> None:
