@@ -6,6 +6,7 @@ cannot be set up raises Unavailable with the reason, which the report shows in p
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Any
 
 PATIENCE = 60.0
 """Seconds to wait for a mount or an unmount."""
@@ -172,7 +174,10 @@ class Ext4(Peer):
 
 
 class Noop(Peer):
-    """A pyfuse3 filesystem that keeps everything in memory and does next to nothing: what the transport alone costs."""
+    """A pyfuse3 filesystem that keeps everything in memory and does next to nothing: what the transport alone costs.
+
+    Cold, the kernel has nothing of it and asks for all anew; the daemon's memory is all that it has, and stays.
+    """
 
     name = "noop"
     encrypted = False
@@ -213,11 +218,12 @@ class Anqfs(Peer):
         self.command("umount", str(self.mountpoint))
 
     def pid(self) -> int | None:
-        import json
+        return int(self.status()["pid"]) if os.path.ismount(self.mountpoint) else None
 
-        if not os.path.ismount(self.mountpoint):
-            return None
-        return int(json.loads(self.command("status", str(self.mountpoint), "--json"))["pid"])
+    def status(self) -> dict[str, Any]:
+        """Return what `anqfs status` tells of the mount."""
+        document: dict[str, Any] = json.loads(self.command("status", str(self.mountpoint), "--json"))
+        return document
 
 
 class Gocryptfs(Peer):

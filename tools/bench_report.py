@@ -13,6 +13,11 @@ from rich.table import Table
 from bench_peers import PEERS
 from bench_rows import ROWS, Row
 
+FLOOR = """\
+noop is a filesystem in pyfuse3 that does nothing: no encryption, no disk, and an fsync that only answers. It is no peer but the floor:
+where a goal is missed, "floor" says how noop stands beside the best encrypted peer. A goal above the floor is out of reach for a
+filesystem in pyfuse3. Where a row is cold or has an fsync, that is the floor of the transport alone; the disk comes on top."""
+
 
 @dataclass
 class Results:
@@ -44,9 +49,9 @@ class Results:
             return None
         return (max if ROWS[row].more_is_better else min)(candidates, key=lambda pair: pair[1])
 
-    def ratio(self, row: str) -> float | None:
-        """Return how many times better anqfs is than the best encrypted peer (above 1: better)."""
-        best, own = self.best_encrypted(row), self.median(row, "anqfs")
+    def ratio(self, row: str, peer: str = "anqfs") -> float | None:
+        """Return how many times better anqfs, or another peer, is than the best encrypted peer (above 1: better)."""
+        best, own = self.best_encrypted(row), self.median(row, peer)
         if best is None or own is None or not own or not best[1]:
             return None
         return own / best[1] if ROWS[row].more_is_better else best[1] / own
@@ -81,7 +86,7 @@ def shown(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _cells(results: Results, name: str, row: Row, peers: list[str]) -> list[str]:
+def _cells(results: Results, name: str, row: Row, peers: list[str], missed: bool) -> list[str]:
     cells = [row.title, row.unit]
     for peer in peers:
         found = results.values[name].get(peer, [])
@@ -93,6 +98,9 @@ def _cells(results: Results, name: str, row: Row, peers: list[str]) -> list[str]
     further = [f"{found:.2f}x {peer} ({goal:g}x)" for peer, goal in row.also if (found := results.against(name, peer)) is not None]
     if row.least is not None:
         further.append(f"({'at least' if row.more_is_better else 'at most'} {row.least:g} {row.unit})")
+    floor = results.ratio(name, "noop")
+    if missed and floor is not None:
+        further.append(f"floor {floor:.2f}x")
     cells.append(", ".join(further))
     return cells
 
@@ -105,8 +113,10 @@ def print_table(results: Results, peers: list[str], console: Console) -> None:
     missed = set(results.missed())
     for name, row in ROWS.items():
         if name in results.values:
-            table.add_row(*_cells(results, name, row, peers), style="yellow" if name in missed else None)
+            table.add_row(*_cells(results, name, row, peers, name in missed), style="yellow" if name in missed else None)
     console.print(table)
+    if "noop" in peers:
+        console.print(FLOOR)
     costs = Table(title="the daemon: CPU seconds / peak MiB for each scenario")
     for heading in ["scenario", *peers]:
         costs.add_column(heading, justify="left" if heading == "scenario" else "right")
@@ -126,7 +136,9 @@ def write_json(results: Results, path: Path) -> None:
     """Write every value, median and ratio."""
     medians = {row: {peer: results.median(row, peer) for peer in by_peer} for row, by_peer in results.values.items()}
     ratios = {row: results.ratio(row) for row in results.values}
-    path.write_text(json.dumps({**asdict(results), "medians": medians, "ratios": ratios, "missed": results.missed()}, indent=1) + "\n")
+    floors = {row: results.ratio(row, "noop") for row in results.values}
+    derived = {"medians": medians, "ratios": ratios, "floors": floors, "missed": results.missed()}
+    path.write_text(json.dumps({**asdict(results), **derived}, indent=1) + "\n")
 
 
 def plot(results: Results, path: Path) -> None:

@@ -20,7 +20,8 @@ from rich.console import Console
 from bench_export import export
 from bench_peers import PEERS, Anqfs, Cost, Peer, Unavailable, cold_caches, run
 from bench_report import Results, plot, print_table, write_json
-from bench_rows import QUICK, SCENARIOS, Sizes, content, spread, timed, write_file
+from bench_rows import QUICK, SCENARIOS, Sizes, content, write_file
+from bench_scale import QUICK_STEPS, STEPS, scale
 
 LONG = {"tree": 2, "stream": 2, "random": 2, "sqlite": 2, "dicom": 3, "snapshot": 1}
 """Scenarios that take long, and the rounds that are enough for them."""
@@ -29,11 +30,11 @@ SCENARIOS["export"] = export
 """File servers take long and need nfs-ganesha and Samba: only when they are asked for."""
 DEFAULT_PEERS = "anqfs,ext4,noop,gocryptfs,securefs"
 WITHOUT: dict[str, set[str]] = {
-    "noop": set(SCENARIOS) - {"small", "append"},
+    "noop": {"snapshot", "export"},
     "cryfs": {"snapshot"},
     "juicefs": {"snapshot"},
 }
-"""Scenarios that mean nothing for a peer: the do-nothing filesystem keeps all in memory and knows no durability."""
+"""Scenarios that a peer cannot take part in."""
 
 
 class Disk:
@@ -156,32 +157,6 @@ def store_size(disk: Path, results: Results, sizes: Sizes) -> None:
             peer.take_down()
 
 
-def scale(disk: Path, results: Results, steps: list[int], console: Console) -> None:
-    """Measure rates in one growing directory; cost must stay flat."""
-    peer = Anqfs(disk)
-    peer.set_up()
-    try:
-        base, made = peer.root / "large", 0
-        base.mkdir()
-        for step in steps:
-            while made < step - 1000:
-                write_file(base / f"image-{made:08d}", b"x")
-                made += 1
-            batch = [base / f"image-{number:08d}" for number in range(made, step)]
-            rates = {
-                "create": len(batch) / timed(lambda batch=batch: spread(1, len(batch), lambda n: write_file(batch[n], b"x"))),  # type: ignore[misc]
-                "lookup of missing": 1000 / timed(lambda base=base: [os.path.exists(base / f"none-{n}") for n in range(1000)]),  # type: ignore[misc]
-                "unlink": 500 / timed(lambda batch=batch: [path.unlink() for path in batch[:500]]),  # type: ignore[misc]
-                "snapshot ms": 1000 * timed(lambda step=step: (base / ".snapshot" / f"at-{step}").mkdir()),  # type: ignore[misc]
-            }
-            made = step
-            for what, rate in rates.items():
-                results.facts[f"at {step:,} files: {what}"] = rate
-            console.print(f"[dim]{step:,} files: " + ", ".join(f"{what} {rate:,.1f}" for what, rate in rates.items()) + "[/dim]")
-    finally:
-        peer.take_down()
-
-
 def main(
     rows: Annotated[str, typer.Option(help=f"Scenarios, comma-separated: {', '.join(SCENARIOS)}.")] = DEFAULT_ROWS,
     peers: Annotated[str, typer.Option(help=f"Peers, comma-separated: {', '.join(PEERS)}.")] = DEFAULT_PEERS,
@@ -206,15 +181,15 @@ def main(
     sizes = QUICK if quick else Sizes()
     with Disk(disk_size << 30) as disk:
         if scaling:
-            results = Results()
-            scale(disk, results, [2_000, 4_000] if quick else [10_000, 100_000, 1_000_000], console)
+            results = scale(disk, names, QUICK_STEPS if quick else STEPS, console)
         else:
             results = run_all(disk, chosen, names, sizes, 1 if quick else rounds, console)
             if "anqfs" in names:
                 store_size(disk, results, sizes)
             if "anqfs" in names and idle_seconds:
                 idle(disk, results, min(idle_seconds, 3) if quick else idle_seconds)
-    print_table(results, names, console)
+    if not scaling:
+        print_table(results, names, console)
     if json_file:
         write_json(results, json_file)
     if picture:
