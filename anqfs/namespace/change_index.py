@@ -39,8 +39,9 @@ from anqfs.store.schema import (
 
 _log = logging.getLogger(__name__)
 _CHANGED = Changed()
-_NOTED_MAX = 1 << 16
-"""Pairs remembered as recorded already; more are forgotten and recorded again, which changes nothing."""
+_NOTED_MAX = 1 << 13
+"""Pairs remembered as recorded already; more are forgotten and recorded again, which changes nothing. A snapshot waits until they are
+forgotten: a millisecond for so many, thirteen for 60,000."""
 
 
 class ChangeIndex:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from anqfs.errors import FilesystemError, NotFound, UsageError
-from anqfs.namespace import ROOT, Namespace
+from anqfs.namespace import ROOT, Namespace, change_index
 from anqfs.namespace import files as files_module
 from anqfs.namespace import reclaim as reclaim_module
 from anqfs.namespace.check import check
@@ -240,6 +240,8 @@ def test_a_comparison_finds_what_a_full_walk_of_both_trees_finds(tmp_path: Path,
     if seed % 2:
         monkeypatch.setattr(files_module, "REMOVE_NOW", 0)
         monkeypatch.setattr(reclaim_module, "STEP", 0)
+    if seed % 3 == 0:
+        monkeypatch.setattr(change_index, "_NOTED_MAX", 3)
     make_store(tmp_path / "store")
     with opened(tmp_path / "store") as ns:
         player = Restless(ns, seed)
@@ -353,6 +355,23 @@ def test_a_deep_change_is_found_whatever_moved_above_it(tmp_path: Path) -> None:
             ("MODIFY", b"/in/moving" + 30 * b"/deep" + b"/file")
         ]
         assert [each.path for each in found] == [b"/in/", b"/in/moving/", b"/in/moving" + 30 * b"/deep" + b"/file"]
+
+
+def test_a_snapshot_has_little_to_forget_however_much_changed_before_it(tmp_path: Path) -> None:
+    make_store(tmp_path / "store")
+    with opened(tmp_path / "store") as ns:
+        top, _ = ns.mkdir(1, b"top", 0o755, ROOT)
+        older = ns.snapshot_create(top)
+        most = 0
+        for number in range(9_000):
+            ns.create(top, b"f%d" % number, 0o644, ROOT)
+            most = max(most, len(ns.core.changes._noted) + len(ns.core.changes._owners))
+        assert most < 9_000
+        newer = ns.snapshot_create(top)
+        diff, created = Diff(ns, older.id, newer.id), 0
+        while not diff.finished:
+            created += sum(each.op == "CREATE" for each in diff.take(1_000))
+        assert created == 9_000
 
 
 def test_what_cannot_be_compared_says_why(tmp_path: Path) -> None:
