@@ -266,6 +266,7 @@ async def serve(
             nursery.start_soon(session._flush.start)
             nursery.start_soon(_unmount_when, stop, session)
             ready(session)
+            volume.read_ahead()  # now that nobody waits for the mount: what it needed itself was not behind this at the disk
             await pyfuse3.main(min_tasks=1, max_tasks=MAX_TASKS)
             nursery.cancel_scope.cancel()
     except Exception:

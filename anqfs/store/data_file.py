@@ -8,10 +8,26 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 
 from anqfs.errors import Damaged
 
+READ_IN_PIECE = 128 << 10
+"""Bytes: the read-ahead of a disk for which nobody has set another."""
 _NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+def read_in(path: bytes, most: int, wanted: Callable[[], bool]) -> None:
+    """Let the kernel read the first `most` bytes of a file, as long as `wanted` says so.
+
+    It returns when the disk was asked for all of them, which takes a while. However much is asked for in one call, the kernel reads no more
+    than the disk's read-ahead (mm/readahead.c, force_page_cache_ra), so it is asked piece by piece.
+    """
+    with open(path, "rb", buffering=0) as file:
+        for at in range(0, min(most, os.fstat(file.fileno()).st_size), READ_IN_PIECE):
+            if not wanted():
+                return
+            os.posix_fadvise(file.fileno(), at, READ_IN_PIECE, os.POSIX_FADV_WILLNEED)
 
 
 class DataFile:

@@ -6,6 +6,7 @@ is the thread that runs the namespace; *the writer* is the one thread that makes
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
@@ -65,8 +66,11 @@ class RecordStore(Protocol):
     def refresh(self) -> bool:
         """See what was committed; False when a failed commit shut the store and the view stays as it is. Owner only."""
 
-    def read_ahead(self) -> None:
-        """Start reading the first records from the disk, as many as fit a small part of memory, without waiting. Any thread."""
+    def read_ahead(self, wanted: Callable[[], bool]) -> None:
+        """Let the disk read the first records, as many as fit a small part of memory, while `wanted` says so.
+
+        Takes as long as asking takes. Any thread.
+        """
 
     def current_items(self, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """Return the first `limit` values with key > after, as of now. Any thread."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from operator import lt
@@ -21,7 +21,7 @@ import lmdb
 from anqfs.crypto.sealing import SEALED_EXTENT_MAX
 from anqfs.errors import AnqfsError, CommitFailed, Damaged, NoSpace, StoreInUse
 from anqfs.store import memory
-from anqfs.store.data_file import DataFile
+from anqfs.store.data_file import DataFile, read_in
 from anqfs.store.interfaces import ExtentBatch, ExtentReading, RecordBatch, SealedExtent, StoreUsage
 from anqfs.store.mapping import Mapping
 
@@ -379,8 +379,8 @@ class LmdbRecords(_Environment):
         self._must_follow(start, found)
         return found
 
-    def read_ahead(self) -> None:
-        self._mapping.read_in(min(_READ_AHEAD, (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]))
+    def read_ahead(self, wanted: Callable[[], bool]) -> None:
+        read_in(os.path.join(self._path, b"data.mdb"), _READ_AHEAD, wanted)
 
     def current_items(self, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         with self._reading(buffers=True) as txn, self._cursor(txn) as cursor:

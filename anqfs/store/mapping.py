@@ -71,10 +71,6 @@ class Mapping:
             _log.warning("LMDB keeps values elsewhere than expected: reads of extents may wait for more of the disk than they need")
         return self._trusted
 
-    def read_in(self, used: int) -> None:
-        """Start reading the first `used` bytes from the disk, without waiting for them."""
-        memory.read_in(self.start, min(used, self._map_size))
-
     def drop(self, used: int) -> None:
         """Drop the page table entries of the first `used` bytes."""
         memory.drop(self.start, min(used, self._map_size))

@@ -117,14 +117,10 @@ def will_need(view: memoryview) -> None:
 
     Without it a map that is advised for random access is read page by page, one disk access each.
     """
-    read_in(address(view), len(view))
-
-
-def read_in(start: int, length: int) -> None:
-    """Do the same for a range of addresses."""
-    if start and length:
+    start = address(view)
+    if start and len(view):
         first = start & -PAGE
-        _madvise(first, start + length - first, _MADV_WILLNEED)
+        _madvise(first, start + len(view) - first, _MADV_WILLNEED)
 
 
 def drop(start: int, length: int) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 import uuid as uuids
 from collections import defaultdict
@@ -120,6 +121,7 @@ class Volume(Changes):
         self._group_seconds = group_seconds
         self._group_bytes = group_bytes
         self._closed = False
+        self._ahead: threading.Thread | None = None
         self._sealer = RecordSealer(keys.uuid, keys.record_key)
         self._sealers = SealerCache(keys.uuid, keys.data_key)
         self._reader = ExtentReader(extents, records, self._sealers, self.counters)
@@ -170,6 +172,17 @@ class Volume(Changes):
             self._keys.new_sealing_key()
             self._writer.start()
 
+    def read_ahead(self) -> None:
+        """Let the disk read the first records, for the first look-ups of a mount. Called once at most; a thread of its own does it."""
+        self._ahead = threading.Thread(target=self._read_ahead, name="anqfs-read-ahead", daemon=True)
+        self._ahead.start()
+
+    def _read_ahead(self) -> None:
+        try:
+            self._record_store.read_ahead(lambda: not self._closed)
+        except OSError as error:
+            _log.debug("records are not read ahead: %s", error)
+
     def close(self) -> None:
         """Commit what is open, stop the writer and let go of the store. Idempotent. Raises CommitFailed or NoSpace after letting go."""
         if self._closed:
@@ -182,6 +195,8 @@ class Volume(Changes):
                 self._delete_freed()
         finally:
             self._closed = True
+            if self._ahead is not None:
+                self._ahead.join()
             if not self.read_only:
                 self._writer.stop()
                 self._intent_log.close()

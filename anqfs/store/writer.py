@@ -182,7 +182,6 @@ class Writer:
 
     def _run(self) -> None:
         self.counters["writer_thread"] = threading.get_native_id()
-        self._records.read_ahead()
         while True:
             with self._wake:
                 while self.queued is None and not self._stopping:

@@ -5,7 +5,11 @@ Snapshots are the exception: each has a record that is read.
 
 from __future__ import annotations
 
+import mmap
+import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,9 @@ from namespace_volume import make_store, opened
 from anqfs.crypto.sealing import ExtentSealer, RecordSealer
 from anqfs.namespace.core import ROOT_CALLER as ROOT
 from anqfs.namespace.namespace import Namespace
+from anqfs.store.data_file import read_in
+from anqfs.store.lmdb_store import LmdbRecords
+from anqfs.store.memory import is_resident
 
 
 def fill(ns: Namespace, directories: int, files: int) -> None:
@@ -67,3 +74,38 @@ def test_opening_reads_as_much_of_a_large_volume_as_of_a_small_one(tmp_path: Pat
     assert 0 < many <= few + 8
     assert many < 64
     assert extents == 0
+
+
+def test_a_commit_does_not_wait_for_records_that_are_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end = threading.Event()
+    ended: list[bool] = []
+    make_store(tmp_path / "store")
+    monkeypatch.setattr(LmdbRecords, "read_ahead", lambda records, wanted: ended.append(may_end.wait(20)))
+    with opened(tmp_path / "store") as ns:
+        ns.volume.read_ahead()
+        ns.create(1, b"name", 0o100644, ROOT)
+        ns.volume.commit().wait()
+        assert ended == []
+        may_end.set()
+    assert ended == [True]
+
+
+def test_reading_ahead_reads_all_that_it_is_to_read(tmp_path: Path) -> None:
+    """However little the kernel reads for one request, and no more than asked for."""
+    most, size = 24 << 20, 32 << 20
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(size))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ) as mapped, memoryview(mapped) as view:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if any(is_resident(view[at : at + (1 << 20)]) for at in range(0, size, 1 << 20)):
+            pytest.skip("this filesystem keeps its files in memory")
+        answers = iter([True, True, False])
+        read_in(os.fsencode(path), most, lambda: next(answers))
+        read_in(os.fsencode(path), most, lambda: True)
+        with view[:most] as wanted, view[most + (1 << 20) :] as rest:
+            deadline = time.monotonic() + 30
+            while not is_resident(wanted):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert not is_resident(rest)

@@ -816,9 +816,10 @@ def test_the_capacity_is_that_of_the_disk(volume: Volume) -> None:
     assert volume.capacity().used >= before.used + (1 << 20)
 
 
-def test_closing_ends_the_writer_thread(store: Path) -> None:
+def test_closing_ends_the_threads(store: Path) -> None:
     before = threading.active_count()
     volume = Volume.open(store, SECRET)
     assert threading.active_count() == before + 1
+    volume.read_ahead()
     volume.close()
     assert threading.active_count() == before
