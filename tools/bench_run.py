@@ -94,16 +94,16 @@ def one_peer(peer: Peer, scenario: str, sizes: Sizes, results: Results) -> None:
 
 
 def order(peers: list[str], scenario: str, turn: int) -> list[str]:
-    """Return anqfs, a peer, anqfs, the next peer ... so that drift of the machine hits both alike.
+    """Return anqfs, an encrypted peer, anqfs, the next one ... so that drift of the machine hits both alike; then what is not encrypted.
 
     In a long scenario each runs once in a round, in the reverse order every other time.
     """
-    others = [name for name in peers if name != "anqfs"]
+    rivals = [name for name in peers if name != "anqfs" and PEERS[name].encrypted]
     if scenario in LONG:
         return peers[::-1] if turn % 2 else peers
-    if "anqfs" not in peers or not others:
+    if "anqfs" not in peers or not rivals:
         return peers
-    return [name for other in others for name in ("anqfs", other)]
+    return [name for rival in rivals for name in ("anqfs", rival)] + [name for name in peers if not PEERS[name].encrypted]
 
 
 def run_all(disk: Path, chosen: list[str], peers: list[str], sizes: Sizes, rounds: int, console: Console) -> Results:

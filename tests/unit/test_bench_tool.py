@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 import bench_noop
+import bench_run
 import bench_scale
 from bench_noop import MIB, SHARED_MAX, Content
 from bench_report import Results, print_table
@@ -88,6 +89,13 @@ def test_the_filesystem_that_does_nothing_is_no_encrypted_peer_but_the_floor() -
 
 def test_a_row_that_meets_its_goal_needs_no_floor() -> None:
     assert "floor 0" not in _printed(_results(anqfs=20_000, securefs=10_000, noop=9_000))
+
+
+def test_anqfs_runs_beside_each_encrypted_peer() -> None:
+    peers = bench_run.DEFAULT_PEERS.split(",")
+    assert bench_run.order(peers, "small", 0) == ["anqfs", "gocryptfs", "anqfs", "securefs", "ext4", "noop"]
+    assert bench_run.order(peers, "tree", 1) == peers[::-1]
+    assert bench_run.order(["anqfs", "noop"], "small", 0) == ["anqfs", "noop"]
 
 
 def test_costs_that_grow_with_the_directory_are_named() -> None:
