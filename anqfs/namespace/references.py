@@ -7,16 +7,19 @@ recorded (`R`) only above 1; at 0 the extent is freed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from operator import itemgetter
 from typing import Any
 
 from anqfs.store.schema import References as Count
 from anqfs.store.schema import Window, references_key
 from anqfs.store.volume import Volume
 
+_extent = itemgetter(2)
+
 
 def extents_of(window: Window) -> set[int]:
     """Return the extents that a window version uses."""
-    return {piece[2] for piece in window.pieces}
+    return set(map(_extent, window.pieces))
 
 
 class References:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Iterator
+from operator import itemgetter
 
 from anqfs.store.schema import WINDOW, Window
 
 Piece = tuple[int, int, int, int, int]
 """offset in the window, length, extent id, offset in the extent, sealing key number."""
+_length = itemgetter(1)
 
 
 def cut(offset: int, length: int) -> Iterator[tuple[int, int, int, int]]:
@@ -32,25 +34,23 @@ def end_of(window: Window) -> int:
 def allocated(window: Window) -> int:
     """Return the bytes of data in a window; holes do not count."""
     if window.pieces:
-        return sum(piece[1] for piece in window.pieces)
+        return sum(map(_length, window.pieces))
     return len(window.inline)
 
 
 def overlay(pieces: tuple[Piece, ...], new: Piece) -> tuple[Piece, ...]:
-    """Return the pieces with a new one on top."""
+    """Return the pieces with a new one on top. A window has up to some hundred, of which a small write touches one or two."""
     start, end = new[0], new[0] + new[1]
-    result = [new]
-    for piece in pieces:
+    first, last = max(0, piece_at(pieces, start)), piece_at(pieces, end - 1) + 1
+    before: list[Piece] = []
+    after: list[Piece] = []
+    for piece in pieces[first:last]:
         at, length, extent, offset, key = piece
-        if at + length <= start or at >= end:
-            result.append(piece)
-            continue
         if at < start:
-            result.append((at, start - at, extent, offset, key))
+            before.append((at, min(length, start - at), extent, offset, key))
         if at + length > end:
-            result.append((end, at + length - end, extent, offset + end - at, key))
-    result.sort()
-    return tuple(result)
+            after.append((end, at + length - end, extent, offset + end - at, key))
+    return (*pieces[:first], *before, new, *after, *pieces[last:])
 
 
 def trimmed(window: Window, length: int, birth: int) -> Window:
@@ -61,8 +61,4 @@ def trimmed(window: Window, length: int, birth: int) -> Window:
 
 def piece_at(pieces: tuple[Piece, ...], offset: int) -> int:
     """Return the index of the last piece that starts at or before `offset`, or -1."""
-    return bisect_right(pieces, offset, key=_start) - 1
-
-
-def _start(piece: Piece) -> int:
-    return piece[0]
+    return bisect_left(pieces, (offset + 1,)) - 1
