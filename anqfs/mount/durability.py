@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _AGAIN_SECONDS = 1.0
+_JOIN_PASSES = 3
+"""Passes of the scheduler for which an fsync lets other requests go first. In each, a task serves what waits, up to poll.YIELD_EVERY."""
 _ROOM_SECONDS = 0.002
 """How often a writer that must wait looks again."""
 
@@ -28,10 +30,14 @@ _ROOM_SECONDS = 0.002
 class Durability:
     """The clock of the open group, fsync, and back-pressure."""
 
-    def __init__(self, volume: Volume, hurry: Callable[[], None]) -> None:
-        """`hurry` is called on the writer thread when a commit ended, so that the trio thread looks soon."""
+    def __init__(self, volume: Volume, hurry: Callable[[], None], pending: Callable[[], bool]) -> None:
+        """`hurry` is called on the writer thread when a commit ended, so that the trio thread looks soon.
+
+        `pending` tells whether a request waits to be served.
+        """
         self._volume = volume
         self._hurry = hurry
+        self._pending = pending
         self._armed = False
         self._wake = trio.Event()
         self._awaited: tuple[Ticket, trio.Event] | None = None
@@ -70,7 +76,14 @@ class Durability:
                 await trio.sleep(_AGAIN_SECONDS)
 
     async def durable(self) -> None:
-        """Return when every change made before the call is durable. Raises CommitFailed, NoSpace."""
+        """Return when every change made before the call is durable. Raises CommitFailed, NoSpace.
+
+        Requests that wait already are served first, most of them: what they change, and their own fsyncs, share the group.
+        """
+        for _ in range(_JOIN_PASSES):
+            if not self._pending():
+                break
+            await trio.lowlevel.checkpoint()
         ticket = self._volume.commit()
         await self._settled(ticket)
         if ticket.error is not None:

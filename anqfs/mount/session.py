@@ -77,7 +77,7 @@ class Session:
         self.poll: poll.AdaptivePoll | None = None
         self.negotiated = Negotiated(False, 0, 0, 0)
         self.invalidation: Invalidation | None = None
-        self.durability = Durability(volume, self._hurry)
+        self.durability = Durability(volume, self._hurry, self._pending)
         self.readers = Readers(namespace, volume, self._hurry, self._pending)
         self.background = Background(namespace, volume, self.durability)
         self.durability.kick = self.background.kick
