@@ -107,14 +107,12 @@ def slot(number: int, kind: str, iterations: int, created: int) -> dict[str, Any
 
 def facts(store: str) -> dict[str, Any]:
     """Return what needs no key of a store that is not mounted. Raises StoreMissing, Damaged or UnsupportedFormat."""
-    from anqfs.store.superblock import FORMAT_VERSION
-
     block = superblock(store)
     return {
         "mounted": False,
         "store": os.path.abspath(store),
         "uuid": str(uuid.UUID(bytes=block.uuid)),
-        "format": FORMAT_VERSION,
+        "format": block.format,
         "created": wire.moment(block.created),
         "slots": slots_of(block),
         "generations": len(block.generations),

@@ -1,7 +1,8 @@
 """Sealing and opening of records and extents with AES-256-GCM.
 
 A record: format version 1 | sealing key number 4 | sequence 8 | ciphertext | tag 16. Nonce: sequence | 4 zero bytes.
-An extent: chunks of 64 KiB of plaintext, each ciphertext | tag 16, one after the other. Nonce: extent id 8 | chunk 4.
+An extent: chunks of 16 or 64 KiB of plaintext, as the volume's superblock says, each ciphertext | tag 16, one after the other. Nonce:
+extent id 8 | chunk 4.
 What a thing is and where it belongs is authenticated with it (the associated data), so that nothing opens in another's place.
 Sealing is done by the store's writer thread only; opening by any thread.
 """
@@ -20,11 +21,14 @@ from anqfs.errors import Damaged
 
 FORMAT_VERSION = 1
 TAG = 16
-CHUNK = 1 << 16
-SEALED_CHUNK = CHUNK + TAG
+CHUNK = 1 << 14
+"""Bytes of plaintext in a chunk of an extent, in new volumes: a chunk is the least that can be read."""
+FIRST_CHUNK = 1 << 16
+"""The same in volumes whose superblock does not tell."""
 EXTENT_MAX = 1 << 20
 """Bytes of plaintext in the largest extent."""
-SEALED_EXTENT_MAX = EXTENT_MAX + EXTENT_MAX // CHUNK * TAG
+SEALED_EXTENT_MAX = EXTENT_MAX + EXTENT_MAX // min(CHUNK, FIRST_CHUNK) * TAG
+"""Bytes of the largest sealed extent of any volume."""
 
 _HEADER = Struct(">BIQ")
 RECORD_OVERHEAD = _HEADER.size + TAG
@@ -94,23 +98,25 @@ class RecordSealer:
         return self._ciphers.setdefault(number, AESGCM(self._lookup(number)))
 
 
-def sealed_length(length: int) -> int:
-    """Return the bytes of the sealed form of an extent of `length` bytes."""
-    return length + -(-length // CHUNK) * TAG
+def sealed_length(length: int, chunk: int) -> int:
+    """Return the bytes of the sealed form of an extent of `length` bytes, in chunks of `chunk` bytes of plaintext."""
+    return length + -(-length // chunk) * TAG
 
 
-def plain_length(sealed: int) -> int:
+def plain_length(sealed: int, chunk: int) -> int:
     """Return the plaintext bytes of an extent from its sealed length. Raises Damaged for a length no extent has."""
-    chunks, rest = divmod(sealed, SEALED_CHUNK)
-    if not 0 < sealed <= SEALED_EXTENT_MAX or 0 < rest <= TAG:
+    chunks, rest = divmod(sealed, chunk + TAG)
+    length = sealed - (chunks + (rest > 0)) * TAG
+    if not 0 < length <= EXTENT_MAX or 0 < rest <= TAG:
         raise Damaged(f"an extent cannot have {sealed} bytes")
-    return sealed - (chunks + (rest > 0)) * TAG
+    return length
 
 
 class ExtentSealer:
-    """Seals and opens extents under one data key. `volume` is the uuid's 16 bytes."""
+    """Seals and opens extents under one data key. `volume` is the uuid's 16 bytes, `chunk` the plaintext bytes of a chunk."""
 
-    def __init__(self, volume: bytes, data_key: bytes) -> None:
+    def __init__(self, volume: bytes, data_key: bytes, chunk: int) -> None:
+        self._chunk = chunk
         cipher = AESGCM(data_key)
         self._encrypt_into = cipher.encrypt_into
         self._decrypt_into = cipher.decrypt_into
@@ -118,16 +124,16 @@ class ExtentSealer:
 
     def seal_into(self, extent: int, plaintext: Buffer, buffer: Buffer) -> int:
         """Seal `plaintext` (1 byte to 1 MiB) as extent number `extent` into `buffer`; returns the bytes used of it."""
-        length = len(plaintext)
+        length, size = len(plaintext), self._chunk
         if not 0 < length <= EXTENT_MAX:
             raise ValueError(f"an extent of {length} bytes")
         used = 0
         with memoryview(plaintext) as source, memoryview(buffer) as target:
-            for chunk, start in enumerate(range(0, length, CHUNK)):
-                stop = used + min(CHUNK, length - start) + TAG
+            for chunk, start in enumerate(range(0, length, size)):
+                stop = used + min(size, length - start) + TAG
                 self._encrypt_into(
                     _EXTENT_NONCE.pack(extent, chunk),
-                    source[start : start + CHUNK],
+                    source[start : start + size],
                     self._place + _EXTENT_PLACE.pack(extent, chunk, length),
                     target[used:stop],
                 )
@@ -135,14 +141,14 @@ class ExtentSealer:
         return used
 
     def open_chunks(self, extent: int, total: int, start: int, sealed: Buffer, target: Buffer) -> None:
-        """Open the whole chunks from byte `start` (a multiple of CHUNK) on that `sealed` consists of, into `target`.
+        """Open the whole chunks from byte `start` (where one begins) on that `sealed` consists of, into `target`.
 
         Arguments: `total` is the extent's plaintext length. Raises Damaged when a tag does not hold.
         """
         with memoryview(sealed) as source, memoryview(target) as view:
-            at, filled, chunk = 0, 0, start // CHUNK
+            at, filled, chunk = 0, 0, start // self._chunk
             while at < len(source):
-                size = min(CHUNK, total - chunk * CHUNK)
+                size = min(self._chunk, total - chunk * self._chunk)
                 try:
                     self._decrypt_into(
                         _EXTENT_NONCE.pack(extent, chunk),
@@ -158,7 +164,9 @@ class ExtentSealer:
 class SealerCache:
     """ExtentSealers by sealing key number, made when first needed; any thread."""
 
-    def __init__(self, volume: bytes, lookup: Callable[[int], bytes]) -> None:
+    def __init__(self, volume: bytes, lookup: Callable[[int], bytes], chunk: int) -> None:
+        self.chunk = chunk
+        """Bytes of plaintext in a chunk of this volume's extents."""
         self._volume = volume
         self._lookup = lookup
         self._sealers: dict[int, ExtentSealer] = {}
@@ -170,4 +178,4 @@ class SealerCache:
         if sealer is not None:
             return sealer
         with self._lock:
-            return self._sealers.setdefault(number, ExtentSealer(self._volume, self._lookup(number)))
+            return self._sealers.setdefault(number, ExtentSealer(self._volume, self._lookup(number), self.chunk))

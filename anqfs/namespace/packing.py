@@ -2,7 +2,7 @@
 
 A window of up to INLINE_MAX bytes is kept in its record first, so that making one small file durable costs one commit. When many were
 written in one group, their data moves into shared extents before the group closes: the records stay small, so a walk of the tree reads
-little, and reading small files in the order in which they were written reads one chunk for many of them. Only what a record looks like
+little, and reading small files in the order in which they were written reads the disk once for many of them. Only what a record looks like
 changes: content, birth, times and sizes stay. An extent is freed with the last window that uses it (`references`).
 """
 
@@ -22,7 +22,7 @@ FEWEST = 64
 MOST = 256
 """Waiting windows above which the oldest half is packed, so that closing a group has little left to do."""
 PACK = 64 << 10
-"""Bytes that windows share at most: one chunk, so that reading one of them opens no other."""
+"""Bytes that windows share at most: as many as are read and opened at once (`store.extents.WHOLE`)."""
 
 
 class Packer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
-from anqfs.crypto.sealing import CHUNK, EXTENT_MAX, SEALED_EXTENT_MAX, SealerCache, plain_length, sealed_length
+from anqfs.crypto.sealing import EXTENT_MAX, SEALED_EXTENT_MAX, SealerCache, plain_length, sealed_length
 from anqfs.errors import Damaged
 from anqfs.store import memory
 from anqfs.store.cache import ExtentCache
@@ -26,7 +26,9 @@ _LOOK_EVERY = 16 << 20
 class _Part:
     """Whole sealed chunks of one extent in a buffer of one thread's own, and a buffer to open them into."""
 
-    def __init__(self) -> None:
+    def __init__(self, sealers: SealerCache) -> None:
+        self._sealers = sealers
+        self._chunk = sealers.chunk
         self._sealed = memoryview(bytearray(SEALED_EXTENT_MAX))
         self._plain = memoryview(bytearray(EXTENT_MAX))
         self._held = (0, 0, 0)
@@ -40,28 +42,29 @@ class _Part:
 
     def load(self, extent: int, found: SealedExtent, offset: int, length: int, *, wait: bool) -> bool:
         """Get the chunks that hold a range; False when that would need a wait and `wait` is not set. Raises Damaged."""
-        total = plain_length(len(found))
+        total, chunk = plain_length(len(found), self._chunk), self._chunk
         if offset + length > total:
             raise Damaged(f"extent {extent} holds {total} bytes, {offset}+{length} were expected")
         start, stop = 0, total
         if total > WHOLE:
-            start, stop = offset // CHUNK * CHUNK, min(total, -(-(offset + length) // CHUNK) * CHUNK)
+            start, stop = offset // chunk * chunk, min(total, -(-(offset + length) // chunk) * chunk)
         if self._held == (extent, start, stop):
             return True
         self.forget()
-        target = self._sealed[: sealed_length(stop - start)]
+        target = self._sealed[: sealed_length(stop - start, chunk)]
         if wait:
-            found.read(sealed_length(start), target)
-        elif not found.read_now(sealed_length(start), target):
+            found.read(sealed_length(start, chunk), target)
+        elif not found.read_now(sealed_length(start, chunk), target):
             return False
         self._held, self._total, self.start = (extent, start, stop), total, start
         return True
 
-    def open(self, sealers: SealerCache, number: int) -> memoryview:
+    def open(self, number: int) -> memoryview:
         """Return what was loaded, opened; valid until the next call. Raises Damaged."""
         extent, start, stop = self._held
         plain = self._plain[: stop - start]
-        sealers.get(number).open_chunks(extent, self._total, start, self._sealed[: sealed_length(stop - start)], plain)
+        sealed = self._sealed[: sealed_length(stop - start, self._chunk)]
+        self._sealers.get(number).open_chunks(extent, self._total, start, sealed, plain)
         return plain
 
 
@@ -73,7 +76,7 @@ class ExtentReader:
         self._records = records
         self._sealers = sealers
         self._counters = counters
-        self._here = _Part()
+        self._here = _Part(sealers)
         self._local = threading.local()
         self._opened = 0
         self.cache = ExtentCache()
@@ -90,7 +93,7 @@ class ExtentReader:
             raise Damaged(f"extent {extent} is missing from the store")
         part = self._here
         part.load(extent, found, offset, length, wait=True)
-        plain = part.open(self._sealers, number)
+        plain = part.open(number)
         self._count(length)
         at = offset - part.start
         if length == len(plain) or len(plain) > KEPT:
@@ -112,7 +115,7 @@ class ExtentReader:
     def length(self, extent: int) -> int:
         """Return the plaintext length of a durable extent, without reading it; 0 when it is not there. Owner only. Raises Damaged."""
         found = self._extents.find(extent)
-        return 0 if found is None else plain_length(len(found))
+        return 0 if found is None else plain_length(len(found), self._sealers.chunk)
 
     def fetch(self, wanted: Iterable[tuple[int, int, int, int]]) -> None:
         """Open ranges (extent, offset, length, sealing key number) into the cache. What is damaged is remembered for its reader."""
@@ -134,13 +137,13 @@ class ExtentReader:
             raise Damaged(f"extent {extent} is missing from the store")
         part = self._own_part()
         part.load(extent, found, offset, length, wait=True)
-        return part.start, bytes(part.open(self._sealers, number))
+        return part.start, bytes(part.open(number))
 
     def _own_part(self) -> _Part:
         """Return this thread's buffers."""
         part: _Part | None = getattr(self._local, "part", None)
         if part is None:
-            part = self._local.part = _Part()
+            part = self._local.part = _Part(self._sealers)
         return part
 
     def verify(self, extent: int, number: int) -> int:
@@ -149,11 +152,11 @@ class ExtentReader:
             found = reading.find(extent)
             if found is None:
                 raise Damaged(f"extent {extent} is missing from the store")
-            length = plain_length(len(found))
+            length = plain_length(len(found), self._sealers.chunk)
             part = self._own_part()
             part.forget()
             part.load(extent, found, 0, length, wait=True)
-            part.open(self._sealers, number)
+            part.open(number)
         self._count(length)
         return length
 

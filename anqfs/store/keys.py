@@ -14,6 +14,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from anqfs.crypto.keyring import SALT_BYTES, Keyring
+from anqfs.crypto.sealing import CHUNK
 from anqfs.crypto.secrets import Secret
 from anqfs.crypto.slots import MASTER_KEY_BYTES, calibrate, free_number, make_slot, open_slots, without
 from anqfs.errors import Damaged, ReadOnlyVolume
@@ -39,7 +40,7 @@ def format_store(store: bytes, uuid: bytes, secret: Secret, *, iterations: int |
     keyring = Keyring(master, uuid)
     _, wrapped = keyring.new_generation()
     slot = make_slot(0, secret, master, iterations=_iterations(secret, iterations), created=now)
-    superblocks.save(store, superblocks.pack(Superblock(uuid, now, (slot,), (wrapped,)), keyring))
+    superblocks.save(store, superblocks.pack(Superblock(uuid, now, (slot,), (wrapped,), chunk=CHUNK), keyring))
 
 
 def _iterations(secret: Secret, iterations: int | None) -> int:
@@ -81,6 +82,11 @@ class VolumeKeys:
     def created(self) -> int:
         """When the volume was made, ns since 1970."""
         return self._body.created
+
+    @property
+    def chunk(self) -> int:
+        """Bytes of plaintext in a chunk of an extent."""
+        return self._body.chunk
 
     @property
     def name_hash_key(self) -> bytes:

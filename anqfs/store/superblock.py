@@ -17,31 +17,42 @@ import msgspec
 
 from anqfs.crypto.digest import Mac
 from anqfs.crypto.keyring import Keyring
+from anqfs.crypto.sealing import CHUNK, FIRST_CHUNK
 from anqfs.crypto.slots import KeySlot
 from anqfs.errors import Damaged, KeySlotError, NoSpace, StoreMissing, UnsupportedFormat
 
 NAME = b"superblock"
 MAGIC = b"ANQFS\r\n\x00"
-FORMAT_VERSION = 1
+CHUNKS = {1: FIRST_CHUNK, 2: CHUNK}
+"""Bytes of plaintext in a chunk of an extent, by format version: a program that knows the first only must not open the second."""
 SIZE_MAX = 1 << 20
 _HEAD = Struct(">8sII")
 _CODE = 32
 
 
 class Superblock(msgspec.Struct, frozen=True, array_like=True):
-    """The body: the volume's uuid (16 bytes), key slots, wrapped key generations; creation and last rotation (0: never), ns since 1970."""
+    """The body: the volume's uuid (16 bytes), key slots, wrapped key generations; creation and last rotation (0: never), ns since 1970.
+
+    `chunk`: bytes of plaintext in a chunk of an extent; one of CHUNKS.
+    """
 
     uuid: bytes
     created: int
     slots: tuple[KeySlot, ...]
     generations: tuple[bytes, ...]
     rotated: int = 0
+    chunk: int = FIRST_CHUNK
+
+    @property
+    def format(self) -> int:
+        """The format version of a volume with this body."""
+        return next(version for version, chunk in CHUNKS.items() if chunk == self.chunk)
 
 
 def pack(superblock: Superblock, keyring: Keyring) -> bytes:
     """Return the bytes of the file."""
     body = msgspec.msgpack.encode(superblock)
-    content = _HEAD.pack(MAGIC, FORMAT_VERSION, len(body)) + body
+    content = _HEAD.pack(MAGIC, superblock.format, len(body)) + body
     content += Mac(keyring.superblock_key)(content)
     return content + hashlib.sha256(content).digest()
 
@@ -53,14 +64,17 @@ def unpack(content: bytes) -> Superblock:
     if len(content) < _HEAD.size + 2 * _CODE:
         raise Damaged("the superblock is cut")
     _, version, length = _HEAD.unpack_from(content)
-    if version != FORMAT_VERSION:
-        raise UnsupportedFormat(f"the store has format {version}; this program knows format {FORMAT_VERSION}")
+    if version not in CHUNKS:
+        raise UnsupportedFormat(f"the store has format {version}; this program knows formats up to {max(CHUNKS)}")
     if len(content) != _HEAD.size + length + 2 * _CODE or hashlib.sha256(content[:-_CODE]).digest() != content[-_CODE:]:
         raise Damaged("the superblock is damaged: its checksum does not hold")
     try:
-        return msgspec.msgpack.decode(content[_HEAD.size : _HEAD.size + length], type=Superblock)
+        body = msgspec.msgpack.decode(content[_HEAD.size : _HEAD.size + length], type=Superblock)
     except msgspec.DecodeError as error:
         raise Damaged("the superblock is damaged: it does not decode") from error
+    if body.chunk != CHUNKS[version]:
+        raise Damaged(f"the superblock is damaged: format {version} has no chunks of {body.chunk} bytes")
+    return body
 
 
 def authenticate(content: bytes, keyring: Keyring) -> None:

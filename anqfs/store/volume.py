@@ -123,7 +123,7 @@ class Volume(Changes):
         self._closed = False
         self._ahead: threading.Thread | None = None
         self._sealer = RecordSealer(keys.uuid, keys.record_key)
-        self._sealers = SealerCache(keys.uuid, keys.data_key)
+        self._sealers = SealerCache(keys.uuid, keys.data_key, keys.chunk)
         self._reader = ExtentReader(extents, records, self._sealers, self.counters)
         loading.sealing_keys(records, keys)
         self._state, self._next_extent = loading.writer_state(records, extents, keys, self._sealer)

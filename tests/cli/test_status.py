@@ -74,7 +74,7 @@ def test_latency(mounted: Bench) -> None:
 def test_status_of_a_store_that_is_not_mounted_needs_no_key(bench: Bench) -> None:
     bench.mkfs()
     found = bench.json("status", bench.store)
-    assert (found["mounted"], found["format"], found["generations"]) == (False, 1, 1)
+    assert (found["mounted"], found["format"], found["generations"]) == (False, 2, 1)
     assert found["slots"][0]["kind"] == "key-file"
     bench.mount()
     assert bench.json("status", bench.store)["uuid"] == found["uuid"]

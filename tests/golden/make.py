@@ -1,6 +1,6 @@
-"""Makes the golden volume: `python -m tests.golden.make`. Run once for each format version, never again: what it made stays readable.
+"""Makes the golden volume of the newest format: `python -m tests.golden.make`. Run once for each, never again: what it made stays readable.
 
-The volume holds one of each thing the format knows. `format-1.tar.xz` has its store and its key file; `format-1.json` says what a reader
+The volume holds one of each thing the format knows. `format-N.tar.xz` has its store and its key file; `format-N.json` says what a reader
 must find in it.
 """
 
@@ -18,11 +18,13 @@ from typing import Any
 from anqfs.crypto.secrets import Secret
 from anqfs.namespace import Caller, Namespace
 from anqfs.store.schema import WINDOW
+from anqfs.store.superblock import CHUNKS
 from anqfs.store.volume import Volume
 
 HERE = Path(__file__).resolve().parent
 KEY = bytes(range(64))
-PASSPHRASE = "golden volume, format 1"
+NEWEST = max(CHUNKS)
+PASSPHRASE = "golden volume, format {}"
 CALLER = Caller(1000, 1000, frozenset(), 0o022)
 
 
@@ -85,7 +87,8 @@ def everything(ns: Namespace) -> dict[str, Any]:
 def main() -> None:
     """Make both files."""
     with tempfile.TemporaryDirectory() as directory:
-        base = Path(directory) / "format-1"
+        name = f"format-{NEWEST}"
+        base = Path(directory) / name
         base.mkdir()
         (base / "key").write_bytes(KEY)
         (base / "key").chmod(0o600)
@@ -93,7 +96,7 @@ def main() -> None:
         Volume.create(base / "store", secret)
         volume = Volume.open(base / "store", secret)
         Namespace.format(volume)
-        volume.add_slot(Secret.from_passphrase(PASSPHRASE), iterations=1000)
+        volume.add_slot(Secret.from_passphrase(PASSPHRASE.format(NEWEST)), iterations=1000)
         ns = Namespace(volume)
         fill(ns)
         volume.close()
@@ -106,9 +109,9 @@ def main() -> None:
         volume.close()
         for data in base.glob("store/*/data.mdb"):
             drop_zeros(data)
-        with tarfile.open(HERE / "format-1.tar.xz", "w:xz") as archive:
-            archive.add(base, "format-1", filter=lambda member: None if member.name.endswith("lock.mdb") else member)
-    (HERE / "format-1.json").write_text(json.dumps(expected, indent=1, sort_keys=True, ensure_ascii=True) + "\n")
+        with tarfile.open(HERE / f"{name}.tar.xz", "w:xz") as archive:
+            archive.add(base, name, filter=lambda member: None if member.name.endswith("lock.mdb") else member)
+    (HERE / f"{name}.json").write_text(json.dumps(expected, indent=1, sort_keys=True, ensure_ascii=True) + "\n")
 
 
 def drop_zeros(path: Path) -> None:

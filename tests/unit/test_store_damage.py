@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
@@ -9,9 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lmdb
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from anqfs.crypto.keyring import Keyring
+from anqfs.crypto.sealing import CHUNK, FIRST_CHUNK
 from anqfs.crypto.secrets import Secret
 from anqfs.errors import Damaged, RolledBack, StoreMissing, UnsupportedFormat, WrongKey
 from anqfs.store import superblock
@@ -217,13 +221,13 @@ def test_a_damaged_frees_record_frees_nothing(store: Store, caplog: pytest.LogCa
 
 
 @pytest.mark.parametrize("fetched", [False, True])
-@pytest.mark.parametrize("position", [0, 65535, 65536, 70000, -1])
+@pytest.mark.parametrize("position", [0, CHUNK - 1, CHUNK, CHUNK + 4464, -1])
 def test_an_altered_extent_is_damaged_where_it_was_altered(store: Store, position: int, fetched: bool) -> None:
     store.flip("extents", store.first.to_bytes(8, "big"), position)
     volume = store.open()
     length = len(DATA) * 10_000
     good = 0
-    for offset in range(0, length, 65536):
+    for offset in range(0, length, CHUNK):
         wanted = (store.first, offset, 10, store.number)
         if fetched:
             volume.fetch([wanted])
@@ -233,7 +237,7 @@ def test_an_altered_extent_is_damaged_where_it_was_altered(store: Store, positio
         except Damaged:
             continue
         good += 1
-    assert good == length // 65536
+    assert good == length // CHUNK
     for read in (lambda: volume.read_extent(store.first, 0, length, store.number), lambda: volume.verify_extent(store.first, store.number)):
         with pytest.raises(Damaged):
             read()
@@ -254,7 +258,7 @@ def test_swapped_extents_are_damaged(store: Store) -> None:
             volume.read_extent(extent, 0, 10, store.number)
 
 
-@pytest.mark.parametrize("length", [1, 16, 17, 65551, 65552, 65568, 65569, 131104])
+@pytest.mark.parametrize("length", [1, 16, 17, CHUNK + 15, CHUNK + 16, CHUNK + 32, CHUNK + 33, 2 * (CHUNK + 16)])
 def test_a_cut_extent_is_damaged(store: Store, length: int) -> None:
     key = store.first.to_bytes(8, "big")
     store.change("extents", lambda txn: txn.put(key, (txn.get(key) or b"")[:length]))
@@ -383,8 +387,42 @@ def test_a_superblock_with_any_byte_altered_is_refused(store: Store) -> None:
 
 def test_a_newer_format_is_told_apart_from_damage(store: Store) -> None:
     content = store.superblock.read_bytes()
-    store.superblock.write_bytes(content[:8] + (2).to_bytes(4, "big") + content[12:])
-    with pytest.raises(UnsupportedFormat, match="format 2"):
+    store.superblock.write_bytes(content[:8] + (3).to_bytes(4, "big") + content[12:])
+    with pytest.raises(UnsupportedFormat, match="format 3"):
+        store.open()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("chunk", [-1, 0, 1, CHUNK - 1, 2 * CHUNK, FIRST_CHUNK + 1, 1 << 20, 1 << 63])
+def test_a_superblock_with_another_size_of_chunks_is_refused(store: Store, version: int, chunk: int) -> None:
+    body = superblock.unpack(store.superblock.read_bytes())
+    store.superblock.write_bytes(written_as(version, replace(body, chunk=chunk)))
+    with pytest.raises(Damaged, match="no chunks of"):
+        store.open()
+
+
+def test_each_format_has_its_own_size_of_chunks(store: Store) -> None:
+    """A program that knows format 1 only would not see the size: format 1 must not have any but that of format 1."""
+    body = superblock.unpack(store.superblock.read_bytes())
+    assert (body.format, body.chunk) == (2, CHUNK)
+    for version, chunk in ((1, CHUNK), (2, FIRST_CHUNK)):
+        store.superblock.write_bytes(written_as(version, replace(body, chunk=chunk)))
+        with pytest.raises(Damaged, match=f"format {version} has no chunks of {chunk}"):
+            store.open()
+
+
+def written_as(version: int, body: superblock.Superblock) -> bytes:
+    """Return a superblock file with a checksum that holds, as somebody without the keys can make it."""
+    encoded = msgspec.msgpack.encode(body)
+    content = superblock.MAGIC + version.to_bytes(4, "big") + len(encoded).to_bytes(4, "big") + encoded + bytes(32)
+    return content + hashlib.sha256(content).digest()
+
+
+def test_the_other_size_of_chunks_is_not_the_volumes_own(store: Store) -> None:
+    """A superblock of format 1 with a fitting checksum, made without the keys from that of a volume of format 2, is refused as altered."""
+    body = superblock.unpack(store.superblock.read_bytes())
+    store.superblock.write_bytes(written_as(1, replace(body, chunk=FIRST_CHUNK)))
+    with pytest.raises(Damaged, match="altered"):
         store.open()
 
 

@@ -119,7 +119,7 @@ def test_a_cold_read_of_4_kib_reads_its_chunk_and_not_the_extent(store: Path) ->
     assert volume.read_extent(checked, 0, 10, number) == data[:10]
     assert volume._extent_store._mapping._trusted, "LMDB's layout is the expected one"
     assert volume.read_extent(wanted, 8 * 65536, 4096, number) == data[8 * 65536 :][:4096]
-    assert volume.extent_is_warm(wanted, 8 * 65536, 65536)
+    assert volume.extent_is_warm(wanted, 8 * 65536, CHUNK)
     if not on_tmpfs(store):
         assert not volume.extent_is_warm(wanted, 0, 4096)
         assert not volume.extent_is_warm(wanted, 12 * 65536, 4096)
@@ -144,7 +144,7 @@ def test_a_short_read_keeps_its_chunk_at_hand(volume: Volume) -> None:
     data = os.urandom(3 * 65536 + 100)
     extent, number = volume.write_extent(data)
     volume.commit(to_stores=True).wait()
-    for offset in range(65536, 65536 + CHUNK, 1024):
+    for offset in range(CHUNK, 2 * CHUNK, 1024):
         assert volume.read_extent(extent, offset, 1024, number) == data[offset : offset + 1024]
     assert (volume.counters["extent_cache_misses"], volume.counters["extent_cache_hits"]) == (1, CHUNK // 1024 - 1)
     assert volume.read_extent(extent, 3 * 65536 + 50, 50, number) == data[-50:]
