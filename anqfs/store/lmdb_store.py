@@ -46,6 +46,8 @@ _SLICE = 4080
 """Bytes of a value that LMDB puts on one page of its own."""
 _SLICES_MAX = SEALED_EXTENT_MAX // _SLICE + 2
 """More than any extent has: an altered database may never come to the end of one."""
+_PLACES_MAX = 1 << 16
+"""Places of extents kept, about: some 10 MiB."""
 _EXTENT_ID_MAX = (1 << 64) - 1
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -427,13 +429,15 @@ class _SealedExtent:
         return True
 
 
-def _stored(txn: Any, extent: int, mapping: Mapping, file: DataFile) -> _SealedExtent | None:
-    """Return the sealed extent, put together when it is kept in slices."""
-    key = extent.to_bytes(8, "big")
+def _stored(txn: Any, key: bytes, mapping: Mapping, file: DataFile, places: dict[bytes, tuple[int, int]] | None) -> _SealedExtent | None:
+    """Return the sealed extent, put together when it is kept in slices. In `places` those found on the way are noted."""
     try:
         with txn.cursor() as cursor:
             if cursor.set_key(key):
-                return _SealedExtent(*mapping.value(cursor), file)
+                value, place = mapping.value(cursor)
+                if place is not None and places is not None:
+                    mapping.place_all(cursor.key(), places)
+                return _SealedExtent(value, place, file)
             slices: list[memoryview] = []
             while len(slices) < _SLICES_MAX and cursor.set_key(key + len(slices).to_bytes(2, "big")):
                 slices.append(cursor.value())
@@ -449,7 +453,7 @@ class _ExtentReading:
         self._file = file
 
     def find(self, extent: int) -> SealedExtent | None:
-        return _stored(self._txn, extent, self._mapping, self._file)
+        return _stored(self._txn, extent.to_bytes(8, "big"), self._mapping, self._file, None)
 
 
 class LmdbExtents(_Environment):
@@ -459,6 +463,8 @@ class LmdbExtents(_Environment):
     _what = "extent"
 
     def __init__(self, path: bytes, *, map_size: int, map_limit: int = MAP_LIMIT, read_only: bool = False, create: bool = False) -> None:
+        self._places: dict[bytes, tuple[int, int]] = {}
+        """Where large extents are in the file, and their sealed lengths, as of the last `refresh`."""
         super().__init__(path, map_size=map_size, map_limit=map_limit, read_only=read_only, create=create)
         try:
             self._file = DataFile(os.path.join(path, b"data.mdb"))
@@ -471,7 +477,22 @@ class LmdbExtents(_Environment):
         self._file.close()
 
     def find(self, extent: int) -> SealedExtent | None:
-        return _stored(self._txn, extent, self._mapping, self._file)
+        key, mapping = extent.to_bytes(8, "big"), self._mapping
+        place = self._places.get(key)
+        if place is not None:
+            mapping.bounded(*place)
+            return _SealedExtent(mapping.view(*place), place[0], self._file)
+        if len(self._places) > _PLACES_MAX:
+            self._places.clear()
+        return _stored(self._txn, key, mapping, self._file, self._places)
+
+    def refresh(self) -> bool:
+        self._places.clear()
+        return super().refresh()
+
+    def grow(self, incoming: int) -> bool:
+        self._places.clear()
+        return super().grow(incoming)
 
     @contextmanager
     def reading(self) -> Iterator[ExtentReading]:

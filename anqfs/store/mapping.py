@@ -18,6 +18,10 @@ from anqfs.store import memory
 
 _log = logging.getLogger(__name__)
 _NODE = Struct("=HHHH")
+_EXTENT_NODE = Struct("=HHHH8sQ")
+_POINTERS = Struct("=H")
+_PAGE_KIND = Struct("=8xHHH")
+_LEAF = 2
 _PAGE_NUMBER = Struct("=Q")
 _BIG_DATA = 1
 _PAGE_HEADER = 16
@@ -58,13 +62,38 @@ class Mapping:
             return None
         (page,) = _PAGE_NUMBER.unpack(memory.read(at + key_size, _PAGE_NUMBER.size))
         offset, size = page * self._page_size + _PAGE_HEADER, low | high << 16
+        self.bounded(offset, size)
+        return self.view(offset, size), offset
+
+    def place_all(self, key: memoryview, places: dict[bytes, tuple[int, int]]) -> None:
+        """Note where the large values are, and their sizes, that are in the leaf page of a key for which `value` gave a place.
+
+        LMDB itself touches a value's first page on look-up, which is a wait for the disk for each. Of what a page says nothing is believed
+        here: `bounded` is asked before a place is used.
+        """
+        at, size = memory.address(key), self._page_size
+        page = memory.read(at - (at - self.start) % size, size)
+        _, kind, end = _PAGE_KIND.unpack_from(page)
+        if kind & _LEAF and _PAGE_HEADER <= end <= size and not end % _POINTERS.size:
+            for (node,) in _POINTERS.iter_unpack(page[_PAGE_HEADER:end]):
+                if node <= size - _EXTENT_NODE.size:
+                    low, high, flags, key_size, found, first = _EXTENT_NODE.unpack_from(page, node)
+                    if flags == _BIG_DATA and key_size == len(found):
+                        places[found] = first * size + _PAGE_HEADER, low | high << 16
+
+    def bounded(self, offset: int, size: int) -> None:
+        """Raise Damaged when a value would lie past the end of the file, where touching it would kill the process."""
         if offset + size > self._readable:
             self._readable = min(os.stat(self._data).st_size, self._map_size)
             if offset + size > self._readable:
                 raise Damaged("an altered page of the extent database points past its end")
-        return memory.view(self.start + offset, size), offset
+
+    def view(self, offset: int, size: int) -> memoryview:
+        """Return the bytes of a value whose place is known, valid as long as the transaction."""
+        return memory.view(self.start + offset, size)
 
     def _check(self, cursor: Any, found: memoryview) -> bool:
+        memory.will_need(found)
         with cursor.value() as value:
             self._trusted = len(value) == len(found) and memory.address(value) == memory.address(found)
         if not self._trusted:

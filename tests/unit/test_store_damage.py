@@ -270,6 +270,20 @@ def test_a_cut_extent_is_damaged(store: Store, length: int) -> None:
         volume.read_extent(store.first, 200_000, 10, store.number)
 
 
+@pytest.mark.parametrize("page", [1 << 20, 1 << 50, (1 << 64) - 1])
+def test_an_extent_beside_another_that_lies_past_the_end_of_the_file_is_damaged(store: Store, page: int) -> None:
+    """Places of extents are taken from whole pages of the database, and what an altered one says must not be touched."""
+    path = store.path / "extents" / "data.mdb"
+    content, node = path.read_bytes(), store.first.to_bytes(8, "big")
+    at = content.rindex(node, 0, 64 << 10) + len(node)
+    path.write_bytes(content[:at] + page.to_bytes(8, "little") + content[at + 8 :])
+    volume = store.open()
+    assert volume.read_extent(store.second, 0, 10, store.number) == DATA[:10]
+    assert volume.extent_is_warm(store.first, 0, 10)
+    with pytest.raises(Damaged, match="past its end"):
+        volume.read_extent(store.first, 0, 10, store.number)
+
+
 def test_a_deleted_extent_is_damage(store: Store) -> None:
     store.change("extents", lambda txn: txn.delete(store.first.to_bytes(8, "big")))
     volume = store.open()

@@ -126,6 +126,26 @@ def test_a_cold_read_of_4_kib_reads_its_chunk_and_not_the_extent(store: Path) ->
     volume.close()
 
 
+def test_an_extent_is_found_without_touching_it_when_one_beside_it_was(store: Path) -> None:
+    volume = Volume.open(store, SECRET)
+    (checked, number), *_, (wanted, _), (beside, _), _ = (volume.write_extent(os.urandom(MIB)) for _ in range(FAR))
+    volume.close()
+    drop_from_memory(store / "extents" / "data.mdb")
+    volume = Volume.open(store, SECRET)
+    volume.read_extent(checked, 0, 10, number)
+    assert volume.extent_length(wanted) == MIB
+    found = volume._extent_store._places[wanted.to_bytes(8, "big")]
+    with volume._extent_store._mapping.view(found[0], found[1]) as value:
+        assert on_tmpfs(store) or not memory.is_resident(value[:1])
+        assert volume._extent_store._txn.get(wanted.to_bytes(8, "big")) == value
+    volume.free_extent(beside)
+    volume.commit(to_stores=True).wait()
+    volume.put(inode_key(1), inode(1))
+    volume.commit(to_stores=True).wait()
+    assert (volume.extent_length(beside), volume.extent_length(wanted)) == (0, MIB)
+    volume.close()
+
+
 def test_extents_are_read_also_when_lmdb_lays_values_out_otherwise(store: Path, caplog: pytest.LogCaptureFixture) -> None:
     volume = Volume.open(store, SECRET)
     pairs = [volume.write_extent(os.urandom(size)) for size in (10, 3000, 300_000)]
