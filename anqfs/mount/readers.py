@@ -1,12 +1,12 @@
 """Bring extents from the disk into the extent cache without stopping everyone else.
 
-A page that is not in memory blocks the thread that touches it, so what is cold is fetched on one of a few threads, and what a
-sequential reader will want next is fetched ahead of it. Trio thread, but for `volume.fetch`.
+A page that is not in memory blocks the thread that touches it, so what is cold is first asked for without waiting, and fetched
+on one of a few threads when it does not come soon. What a sequential reader will want next is asked for ahead. Trio thread, but for
+`volume.fetch`.
 """
 
 from __future__ import annotations
 
-import logging
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
@@ -19,16 +19,12 @@ if TYPE_CHECKING:
     from ..store.volume import Volume
     from .handles import Handle
 
-log = logging.getLogger(__name__)
-
 Piece = tuple[int, int, int, int]
 """extent id, offset in it, length, sealing key number"""
 
 THREADS = 4
 AHEAD = 4 << 20
-"""Bytes fetched ahead of a sequential reader, again whenever half of them are used up."""
-AHEAD_TASKS = 8
-"""Fetches ahead under way at once; beyond these, readers fetch for themselves."""
+"""Bytes asked for ahead of a sequential reader, again whenever half of them are used up."""
 SMALL = 256 << 10
 """Bytes up to which a fetch needs little more than the disk's time to answer."""
 PATIENCE_NS = 500_000
@@ -53,19 +49,16 @@ class Readers:
         self._volume = volume
         self._hurry = hurry
         self._pending = pending
-        self._waiting = 0
+        self._turn = trio.StrictFIFOLock()
+        """Held by the one that looks whether its pieces have come: they come in the order in which the disk was asked, about."""
+        self._in_vain = 0
+        """When the last wait in vain ended, on the clock of perf_counter_ns."""
         self._limiter = trio.CapacityLimiter(THREADS)
         self._flying: dict[Piece, trio.Event] = {}
-        self._nursery: trio.Nursery | None = None
-        self._ahead = 0
         self._credit = CREDIT_MAX
         self._passed = 0
         self.fetched = 0
         self.awaited = 0
-
-    def start(self, nursery: trio.Nursery) -> None:
-        """Let fetches ahead run in `nursery`."""
-        self._nursery = nursery
 
     async def fetch(self, pieces: list[Piece]) -> None:
         """Return when these pieces were read or found damaged, by us or by a fetch that was under way already."""
@@ -87,25 +80,28 @@ class Readers:
             if self._passed:
                 return False
         self.awaited += len(pieces)
-        self._waiting += 1
-        try:
-            came = await self._came_soon(pieces)
-        finally:
-            self._waiting -= 1
+        began = perf_counter_ns()
+        async with self._turn:
+            came = await self._came_soon(pieces, began)
+        self._hurry()
         self._credit = min(CREDIT_MAX, self._credit + 1) if came else max(0, self._credit - 1)
         return came
 
-    async def _came_soon(self, pieces: list[Piece]) -> bool:
+    async def _came_soon(self, pieces: list[Piece], began: int) -> bool:
+        """Look until all came. Whoever queued behind one that waited in vain looks once: the disk is slow."""
         is_warm = self._volume.extent_is_warm
         size = sum(length for _, _, length, _ in pieces)
         end = perf_counter_ns() + (PATIENCE_NS if size <= SMALL else PATIENCE_LARGE_NS)
-        while perf_counter_ns() < end:
-            if self._waiting > 1 or self._pending():
+        while not all(is_warm(extent, offset, length) for extent, offset, length, _ in pieces):
+            if began < self._in_vain:
+                return False
+            if perf_counter_ns() >= end:
+                self._in_vain = end
+                return False
+            if self._pending():
                 self._hurry()
                 await trio.lowlevel.checkpoint()
-            if all(is_warm(extent, offset, length) for extent, offset, length, _ in pieces):
-                return True
-        return False
+        return True
 
     async def _fetch(self, pieces: list[Piece]) -> None:
         """Fetch pieces that are not being fetched. Up to the hop to a thread there is no await, so nobody else can begin one of them."""
@@ -126,22 +122,8 @@ class Readers:
             self._hurry()
 
     def ahead(self, handle: Handle, end: int) -> None:
-        """Fetch what comes after byte `end`, up to which a sequential reader has come, unless that was done."""
-        if end + AHEAD // 2 <= handle.ahead or self._nursery is None or self._ahead >= AHEAD_TASKS:
-            return
-        begin = max(end, handle.ahead)
-        handle.ahead = end + AHEAD
-        pieces = self._namespace.cold(handle.node, begin, end + AHEAD - begin)
-        if pieces:
-            self._ahead += 1
-            self._nursery.start_soon(self._fetch_ahead, pieces)
-
-    async def _fetch_ahead(self, pieces: list[Piece]) -> None:
-        try:
-            wanted = [piece for piece in pieces if piece not in self._flying]  # now: others may have begun since it was asked for
-            if wanted:
-                await self._fetch(wanted)
-        except Exception as error:  # the reader itself will meet the fault and answer for it
-            log.debug("fetching ahead failed: %s", error)
-        finally:
-            self._ahead -= 1
+        """Ask the disk for what comes after byte `end`, up to which a sequential reader has come, unless that was done."""
+        if end + AHEAD // 2 > handle.ahead:
+            begin = max(end, handle.ahead)
+            handle.ahead = end + AHEAD
+            self._namespace.expect(handle.node, begin, end + AHEAD - begin)

@@ -260,7 +260,6 @@ async def serve(
     try:
         place.set_readahead(point, options.readahead_kb)
         async with trio.open_nursery() as nursery:
-            session.readers.start(nursery)
             nursery.start_soon(session.durability.run)
             nursery.start_soon(session.background.run)
             nursery.start_soon(session._flush.start)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
+from collections.abc import Iterator
 from stat import S_ISDIR, S_ISREG
 
 from msgspec.structs import replace
@@ -73,16 +74,22 @@ class Files:
 
     def cold(self, ino: int, inode: Inode, epoch: int | None, offset: int, size: int) -> list[Range]:
         """Return (extent, offset, length, sealing key number) of what reading a range would have to wait for."""
-        check_regular(inode)
         warm = self._core.volume.extent_is_warm
-        wanted: list[Range] = []
+        return [each for each in self._ranges(ino, inode, epoch, offset, size) if not warm(*each[:3])]
+
+    def expect(self, ino: int, inode: Inode, epoch: int | None, offset: int, size: int) -> None:
+        """Ask the disk for what reading a range will need, without waiting for it."""
+        for extent, start, length, _ in self._ranges(ino, inode, epoch, offset, size):
+            self._core.volume.expect_extent(extent, start, length)
+
+    def _ranges(self, ino: int, inode: Inode, epoch: int | None, offset: int, size: int) -> Iterator[Range]:
+        check_regular(inode)
         for index, inside, _, length in cut(max(offset, 0), min(size, inode.size - offset)):
             window = self.window(ino, inode, index, epoch)
             for at, many, extent, start, key in window.pieces if window is not None else ():
                 first, last = max(at, inside), min(at + many, inside + length)
-                if first < last and not warm(extent, start + first - at, last - first):
-                    wanted.append((extent, start + first - at, last - first, key))
-        return wanted
+                if first < last:
+                    yield extent, start + first - at, last - first, key
 
     def window(self, ino: int, inode: Inode, index: int, epoch: int | None = None) -> Window | None:
         """Return what a window holds, live or at an epoch; None for a hole. `inode` is of the same time."""

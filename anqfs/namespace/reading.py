@@ -242,6 +242,11 @@ class Reading:
         ino, inode, epoch = self._inode(node)
         return self.files.cold(ino, inode, epoch, offset, size)
 
+    def expect(self, node: int, offset: int, size: int) -> None:
+        """Ask the disk for what `read` will need, without waiting for it."""
+        ino, inode, epoch = self._inode(node)
+        self.files.expect(ino, inode, epoch, offset, size)
+
     def getxattr(self, node: int, name: bytes) -> bytes:
         """Return a value. Raises ENODATA, EOPNOTSUPP, EPERM; a virtual one also ENOTDIR, ENAMETOOLONG, EINVAL."""
         virtual = virtual_xattrs.find(name)

@@ -58,6 +58,10 @@ class DataFile:
             self.can_decline = error.errno not in _NOT_SUPPORTED
             return False  # what is wrong is told by the read that waits
 
+    def expect(self, at: int, length: int) -> None:
+        """Start reading a range from the disk, without waiting for it."""
+        os.posix_fadvise(self._descriptor, at, length, os.POSIX_FADV_WILLNEED)
+
     def close(self) -> None:
         """Close the file. Idempotent."""
         if self._descriptor >= 0:

@@ -45,9 +45,7 @@ class _Part:
         total, chunk = plain_length(len(found), self._chunk), self._chunk
         if offset + length > total:
             raise Damaged(f"extent {extent} holds {total} bytes, {offset}+{length} were expected")
-        start, stop = 0, total
-        if total > WHOLE:
-            start, stop = offset // chunk * chunk, min(total, -(-(offset + length) // chunk) * chunk)
+        start, stop = _whole_chunks(total, offset, length, chunk)
         if self._held == (extent, start, stop):
             return True
         self.forget()
@@ -66,6 +64,13 @@ class _Part:
         sealed = self._sealed[: sealed_length(stop - start, self._chunk)]
         self._sealers.get(number).open_chunks(extent, self._total, start, sealed, plain)
         return plain
+
+
+def _whole_chunks(total: int, offset: int, length: int, chunk: int) -> tuple[int, int]:
+    """Return from which byte to which an extent of `total` bytes is opened for a range of it."""
+    if total <= WHOLE:
+        return 0, total
+    return offset // chunk * chunk, min(total, -(-(offset + length) // chunk) * chunk)
 
 
 class ExtentReader:
@@ -111,6 +116,17 @@ class ExtentReader:
             return found is None or self._here.load(extent, found, offset, length, wait=False)
         except Damaged:
             return True  # the read will meet it
+
+    def expect(self, extent: int, offset: int, length: int) -> None:
+        """Start reading a range of a durable extent from the disk, without waiting for it. Owner only."""
+        chunk = self._sealers.chunk
+        try:
+            found = self._extents.find(extent)
+            if found is not None and not self.cache.holds(extent, offset, length):
+                start, stop = _whole_chunks(plain_length(len(found), chunk), offset, length, chunk)
+                found.expect(sealed_length(start, chunk), sealed_length(stop - start, chunk))
+        except Damaged:
+            return  # the read will meet it
 
     def length(self, extent: int) -> int:
         """Return the plaintext length of a durable extent, without reading it; 0 when it is not there. Owner only. Raises Damaged."""

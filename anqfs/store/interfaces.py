@@ -100,6 +100,9 @@ class SealedExtent(Protocol):
     def read(self, start: int, target: memoryview) -> None:
         """Fill `target` from byte `start` on, waiting for the disk. Raises Damaged when the disk does not give it."""
 
+    def expect(self, start: int, length: int) -> None:
+        """Start reading a range from the disk, if that needs no wait."""
+
     def read_now(self, start: int, target: memoryview) -> bool:
         """Fill `target` if that needs no wait; else start reading it from the disk and return False: ask again."""
 

@@ -415,6 +415,10 @@ class _SealedExtent:
         else:
             self._file.read(self._place + start, target)
 
+    def expect(self, start: int, length: int) -> None:
+        if self._place is not None:
+            self._file.expect(self._place + start, length)
+
     def read_now(self, start: int, target: memoryview) -> bool:
         if self._place is not None and self._file.can_decline:
             if self._file.read_now(self._place + start, target):

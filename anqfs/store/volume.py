@@ -280,6 +280,11 @@ class Volume(Changes):
             self._settle()
         return any(extent in group.extents for group in self._groups) or self._reader.is_warm(extent, offset, length)
 
+    def expect_extent(self, extent: int, offset: int, length: int) -> None:
+        """Ask the disk for a range that will be read soon, without waiting for it."""
+        if not any(extent in group.extents for group in self._groups):
+            self._reader.expect(extent, offset, length)
+
     def fetch(self, extents: list[tuple[int, int, int, int]]) -> None:
         """Read (extent, offset, length, sealing key number) from the disk into the cache. For reader threads."""
         self._reader.fetch(extents)

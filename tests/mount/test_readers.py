@@ -1,8 +1,9 @@
-"""Fetching what is cold, on threads: never the same piece twice at a time, ahead of sequential readers, bounded."""
+"""Reading what is cold, in place or on threads: never the same piece twice at a time, bounded, asked for ahead of sequential readers."""
 
 from __future__ import annotations
 
 import threading
+from itertools import groupby, pairwise
 from typing import Any
 
 import pytest
@@ -26,6 +27,12 @@ class Disk:
         self.go = threading.Event()
         self.lock = threading.Lock()
         self.broken = False
+        self.expected: list[tuple[int, int]] = []
+        self.asked: list[int] = []
+        self.arriving: set[int] | None = None
+
+    def expect(self, node: int, offset: int, size: int) -> None:
+        self.expected.append((offset, size))
 
     def cold(self, node: int, offset: int, size: int) -> list[readers.Piece]:
         end = min(self.size, offset + size)
@@ -33,7 +40,8 @@ class Disk:
         return [piece for piece in pieces if piece not in self.fetched]
 
     def extent_is_warm(self, extent: int, offset: int, length: int) -> bool:
-        return (extent, offset, length, 1) in self.fetched
+        self.asked.append(extent)
+        return (extent, offset, length, 1) in self.fetched or (self.arriving is not None and extent in self.arriving)
 
     def fetch(self, pieces: list[readers.Piece]) -> None:
         with self.lock:
@@ -54,7 +62,6 @@ def _run(disk: Disk, main: Any) -> None:
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 reading = readers.Readers(disk, disk, lambda: hurried.append(True), lambda: False)  # type: ignore[arg-type]
-                reading.start(nursery)
                 await main(reading, nursery)
 
     trio.run(run)
@@ -90,20 +97,18 @@ def test_the_number_of_threads_is_bounded() -> None:
     assert len(disk.fetched) == 40
 
 
-def test_a_sequential_reader_is_fetched_ahead_of_and_nothing_twice() -> None:
+def test_the_disk_is_asked_ahead_of_a_sequential_reader_and_for_nothing_twice() -> None:
     disk = Disk(20 * MIB)
-    disk.go.set()
+    reading = readers.Readers(disk, disk, lambda: None, lambda: False)  # type: ignore[arg-type]
     handle = Handle(7, False, True)
-
-    async def main(reading: readers.Readers, nursery: trio.Nursery) -> None:
-        for window in range(20):
-            await reading.fetch(disk.cold(7, window * MIB, MIB))
-            reading.ahead(handle, (window + 1) * MIB)
-            await trio.testing.wait_all_tasks_blocked()
-            assert handle.ahead <= (window + 1) * MIB + readers.AHEAD
-
-    _run(disk, main)
-    assert sorted(disk.fetched) == [(window, 0, MIB, 1) for window in range(20)]
+    for window in range(1, 20):
+        reading.ahead(handle, window * MIB)
+        assert window * MIB + readers.AHEAD // 2 <= handle.ahead <= window * MIB + readers.AHEAD
+    assert disk.expected[0] == (MIB, readers.AHEAD)
+    for (offset, size), (following, _) in pairwise(disk.expected):
+        assert following == offset + size
+    reading.ahead(handle, 100 * MIB)
+    assert disk.expected[-1] == (100 * MIB, readers.AHEAD)
 
 
 def test_a_fetch_that_fails_fails_its_reader_and_nobody_else() -> None:
@@ -114,34 +119,55 @@ def test_a_fetch_that_fails_fails_its_reader_and_nobody_else() -> None:
     async def main(reading: readers.Readers, nursery: trio.Nursery) -> None:
         with pytest.raises(OSError, match="disk is gone"):
             await reading.fetch([(1, 0, MIB, 1)])
-        reading.ahead(Handle(7, False, True), 0)
-        await trio.testing.wait_all_tasks_blocked()
         disk.broken = False
         await reading.fetch([(9, 0, MIB, 1)])
 
     _run(disk, main)
 
 
-def test_a_reader_that_overtakes_the_fetch_ahead_does_not_wait_for_ever() -> None:
-    """The fetch ahead is only scheduled when the next reader begins the same piece, and a third one waits for whoever fetches it."""
+def test_one_reader_at_a_time_looks_whether_its_data_has_come() -> None:
+    """The others have asked the disk already; looking again would only take time from whoever is first."""
     disk = Disk(20 * MIB)
+    disk.arriving = set()
+    arrived: list[int] = []
 
     async def main(reading: readers.Readers, nursery: trio.Nursery) -> None:
-        reading.ahead(Handle(7, False, True), 0)
-        async with trio.open_nursery() as inner:
-            for _ in range(3):
-                inner.start_soon(reading.fetch, disk.cold(7, 0, 2 * MIB))
-            await reading_later(reading, disk)
-            await trio.testing.wait_all_tasks_blocked()
-            disk.go.set()
+        async def one(number: int) -> None:
+            await reading.fetch([(number, 0, MIB, 1)])
+            arrived.append(number)
 
-    async def reading_later(reading: readers.Readers, disk: Disk) -> None:
-        task = reading.fetch(disk.cold(7, 0, 2 * MIB))
-        disk.go.set()
-        await task
+        for number in range(5):
+            nursery.start_soon(one, number)
+
+    def pending() -> bool:
+        """Between two looks: what was asked for first comes first."""
+        disk.arriving.add(disk.asked[-1])  # type: ignore[union-attr]
+        return True
+
+    async def run() -> None:
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                await main(readers.Readers(disk, disk, lambda: None, pending), nursery)  # type: ignore[arg-type]
+
+    trio.run(run)
+    assert sorted(arrived) == [0, 1, 2, 3, 4]
+    assert not disk.fetched, "none was fetched on a thread"
+    assert [number for number, _ in groupby(disk.asked)] == arrived
+
+
+def test_whoever_queued_behind_a_wait_in_vain_looks_once() -> None:
+    disk = Disk(20 * MIB)
+    disk.go.set()
+
+    async def main(reading: readers.Readers, nursery: trio.Nursery) -> None:
+        for number in range(4):
+            nursery.start_soon(reading.fetch, [(number, 0, MIB, 1)])
 
     _run(disk, main)
-    assert sorted(disk.fetched) == [(window, 0, MIB, 1) for window in range(4)]
+    looks = [disk.asked.count(number) for number in range(4)]
+    assert sorted(looks)[:3] == [1, 1, 1]
+    assert looks[disk.asked[0]] > 1
+    assert len(disk.fetched) == 4
 
 
 def test_a_disk_that_is_slow_is_waited_for_in_place_only_now_and_then() -> None:

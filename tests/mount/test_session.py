@@ -155,7 +155,7 @@ def test_memory_stays_bounded_while_more_is_written_than_fits(mount: Mount) -> N
 
 
 def test_cold_files_are_read_right_by_many_at_once(mount: Mount) -> None:
-    """Nothing counts as being in memory: reads are fetched on threads and ahead of sequential readers, which overtake each other."""
+    """Nothing counts as being in memory: reads are fetched on threads, and readers overtake each other."""
     blocks = [os.urandom(1 << 20) for _ in range(40)]
     (mount.point / "f").write_bytes(b"".join(blocks))
     mount.remount(options=("cold",))
