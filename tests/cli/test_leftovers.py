@@ -119,6 +119,7 @@ def test_in_the_foreground_an_error_is_one_line(bench: Bench) -> None:
     bench.mkfs()
     wrong = bench.top / "wrong"
     wrong.write_bytes(KEY[::-1])
+    wrong.chmod(0o600)
     bench.fails(4, "mount", bench.store, bench.mountpoint, "--key-file", wrong, "--foreground")
 
 

@@ -101,6 +101,7 @@ def test_as_a_helper_of_mount_8(bench: Bench, programs: Path) -> None:
     bench.umount()
     wrong = bench.top / "wrong"
     wrong.write_bytes(KEY[::-1])
+    wrong.chmod(0o600)
     asked[4] = f"keyfile={wrong}"
     done = subprocess.run(asked, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert done.returncode != 0

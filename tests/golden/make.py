@@ -92,6 +92,7 @@ def main() -> None:
         base.mkdir()
         (base / "key").write_bytes(KEY)
         (base / "key").chmod(0o600)
+        (base / "key").chmod(0o600)
         secret = Secret.from_key_file(base / "key")
         Volume.create(base / "store", secret)
         volume = Volume.open(base / "store", secret)
