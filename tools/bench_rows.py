@@ -15,11 +15,13 @@ import sqlite3
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 
 from bench_peers import Peer
@@ -202,14 +204,15 @@ def big_tree(peer: Peer, work: Path, sizes: Sizes) -> Figures:
 
 
 def source_archive(base: Path, files: int) -> Path:
-    """Make (once) a tar of source files that every Python installation has."""
+    """Make (once) a tar of so many source files, from Python's library and what is installed beside it; again if these are too few."""
     archive = base / f"source-{files}.tar"
     if not archive.exists():
-        library = Path(os.__file__).parent
-        names = sorted(path for path in library.rglob("*.py") if path.is_file() and "site-packages" not in path.parts)[:files]
+        libraries = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib")]
+        found = [(library, path) for library in libraries for path in sorted(library.rglob("*.py")) if path.is_file()]
         with tarfile.open(archive, "w") as tar:
-            for path in names:
-                tar.add(path, arcname=Path("source") / path.relative_to(library))
+            for number, (library, path) in enumerate(islice(cycle(found), files)):
+                part = f"{library.name}-{number // len(found)}"
+                tar.add(path, arcname=Path("source") / part / path.relative_to(library))
     return archive
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import random
+import tarfile
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 import bench_noop
+import bench_rows
 import bench_run
 import bench_scale
 from bench_noop import MIB, SHARED_MAX, Content
@@ -106,3 +109,10 @@ def test_costs_that_grow_with_the_directory_are_named() -> None:
     assert bench_scale.not_flat(by_size) == ["list"]
     assert bench_scale.growth(by_size, "create") == pytest.approx(1.4)
     assert bench_scale.growth(by_size, "snapshot") is None
+
+
+@pytest.mark.parametrize("files", [30, 2_500])
+def test_the_source_tree_has_as_many_files_as_its_row_says(tmp_path: Path, files: int) -> None:
+    """Debian's library alone has 667."""
+    with tarfile.open(bench_rows.source_archive(tmp_path, files)) as tar:
+        assert len({member.name for member in tar if member.isfile()}) == files
