@@ -209,7 +209,7 @@ def source_archive(base: Path, files: int) -> Path:
     if not archive.exists():
         libraries = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib")]
         found = [(library, path) for library in libraries for path in sorted(library.rglob("*.py")) if path.is_file()]
-        with tarfile.open(archive, "w") as tar:
+        with tarfile.open(archive, "w", dereference=True) as tar:
             for number, (library, path) in enumerate(islice(cycle(found), files)):
                 part = f"{library.name}-{number // len(found)}"
                 tar.add(path, arcname=Path("source") / part / path.relative_to(library))
