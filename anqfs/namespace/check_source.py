@@ -126,10 +126,21 @@ class Source:
                 if key >= stop:
                     return
                 if key >= first:
-                    yield key, self.open(key, sealed)
+                    yield key, self.open(key, sealed) if self._is_found(key) else None
             if len(batch) < BATCH:
                 return
             after = batch[-1][0]
+
+    def _is_found(self, key: bytes) -> bool:
+        """Tell whether a record is found by its key, and report it if not: one page above it leads those who look for it elsewhere."""
+        try:
+            found = self.volume.is_found(key)
+        except AnqfsError as error:
+            self._report(key, str(error))
+            return False
+        if not found:
+            self._report(key, "is not found where it is looked for: the tree of the database was altered")
+        return found
 
     def letter(self, letter: bytes) -> Iterator[tuple[bytes, Record | None]]:
         """Yield each record whose key begins with a letter and has that letter's length; others are reported."""

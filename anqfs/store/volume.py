@@ -470,6 +470,10 @@ class Volume(Changes):
         """Return the first `limit` (key, sealed value) with key > `after`."""
         return self._record_store.current_items(after, limit)
 
+    def is_found(self, key: bytes) -> bool:
+        """Tell whether looking up a committed record finds it, as walking past it does not prove. Raises Damaged. Owner only."""
+        return self._record_store.get(key) is not None
+
     def raw_extent_ids(self, after: int, limit: int) -> list[int]:
         """Return the first `limit` extent ids above `after`."""
         return self._extent_store.current_ids(after, limit)

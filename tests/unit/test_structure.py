@@ -9,7 +9,7 @@ import pytest
 
 from anqfs.control import offline
 from anqfs.crypto.secrets import Secret
-from anqfs.errors import WrongKey
+from anqfs.errors import AnqfsError, WrongKey
 from anqfs.namespace import Caller, Namespace
 from anqfs.store import structure
 from anqfs.store.volume import Volume
@@ -18,7 +18,7 @@ from tests.unit.namespace_volume import SECRET, make_store
 
 CALLER = Caller(1000, 1000, frozenset(), 0o022)
 PAGE = 4096
-LEAF = 2
+BRANCH, LEAF = 1, 2
 MAIN_LEAF_PAGES = 16 + 24 + 48 + 16
 """Where a meta page has it: page header, magic to map size, the tree of free pages, the fields before it."""
 
@@ -87,6 +87,35 @@ def test_what_lmdb_can_still_read_of_an_unsound_tree_is_verified(store: Path) ->
     report = offline.check(str(store), SECRET, lambda _text: None)
     assert not report["ok"]
     assert report["counts"]["files"] == 300
+
+
+def test_a_record_that_is_looked_for_in_the_wrong_page_is_told(store: Path) -> None:
+    """The keys above the leaves are altered, so that all is there and in order for who walks, and not for who looks something up."""
+    data = store / "records" / "data.mdb"
+    content = bytearray(data.read_bytes())
+    for page in range(2 * PAGE, len(content), PAGE):
+        if kind_of(content[page : page + PAGE]) == BRANCH:
+            for place in range(page + 18, page + int.from_bytes(content[page + 12 : page + 14], "little"), 2):
+                node = page + int.from_bytes(content[place : place + 2], "little")
+                last = node + 8 + int.from_bytes(content[node + 6 : node + 8], "little") - 1
+                content[last] = min(255, content[last] + 1)
+    data.write_bytes(content)
+    report = offline.check(str(store), SECRET, lambda _text: None)
+    told = [finding["path"] for finding in report["findings"] if "is not found where it is looked for" in finding["what"]]
+    assert told
+    assert not report["ok"]
+    volume = Volume.open(store, SECRET, read_only=True)
+    try:
+        namespace = Namespace(volume)
+        for number in range(300):
+            name = b"image-%d" % number
+            try:
+                node, _ = namespace.lookup(1, name)
+                assert namespace.read(node, 0, 1 << 20) == b"%d" % number * 300
+            except AnqfsError:
+                assert any(path in ("/", "/" + name.decode()) or path.startswith("inode") for path in told)
+    finally:
+        volume.close()
 
 
 def test_a_wrong_key_is_told_as_such_whatever_the_trees_are_like(store: Path) -> None:
