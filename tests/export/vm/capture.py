@@ -34,8 +34,8 @@ class Capture:
         assert dropped == 0, f"{dropped} packets were not captured"
 
     def payload(self, port: int) -> int:
-        """Return how many bytes of packets came from or went to a TCP port."""
-        return sum(len(packet) for packet in self.packets if port in _ports(packet))
+        """Return how many bytes came from or went to a TCP port, headers apart: connections end when they end, perhaps of a test before."""
+        return sum(_carried(packet) for packet in self.packets if port in _ports(packet))
 
     def holds(self, text: bytes, port: int) -> bool:
         """Tell whether a packet from or to a TCP port holds `text`."""
@@ -53,6 +53,13 @@ def _ports(packet: bytes) -> tuple[int, ...]:
         return ()
     start = 14 + 4 * (packet[14] & 15)
     return struct.unpack(">HH", packet[start : start + 4])
+
+
+def _carried(packet: bytes) -> int:
+    """Return how many bytes of data a TCP packet carries."""
+    header = 4 * (packet[14] & 15)
+    whole = int.from_bytes(packet[16:18], "big")
+    return whole - header - 4 * (packet[14 + header + 12] >> 4)
 
 
 @contextlib.contextmanager
