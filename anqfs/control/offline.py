@@ -153,10 +153,12 @@ def _in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
     try:
         answered = receiver.recv()
     except EOFError:
-        return None
+        answered = None
     finally:
         process.join()
         receiver.close()
+    if answered is None and (process.exitcode is None or process.exitcode >= 0):
+        raise RuntimeError(f"the check of a store whose trees are not sound ended with {process.exitcode}")  # no signal: a fault of ours
     if isinstance(answered, AnqfsError):
         raise answered
     return cast("dict[str, Any]", answered)

@@ -142,3 +142,13 @@ def test_a_cut_file_is_told(store: Path) -> None:
     data = store / "extents" / "data.mdb"
     data.write_bytes(data.read_bytes()[:100])
     assert len(structure.faults(bytes(store))) == 1
+
+
+def test_a_fault_of_the_check_is_not_taken_for_lmdbs(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise LookupError("a fault of the program")
+
+    miscount_leaves(store / "records" / "data.mdb")
+    monkeypatch.setattr(offline, "_checked", fail)
+    with pytest.raises(RuntimeError, match="ended with 1"):
+        offline.check(str(store), SECRET, lambda _text: None)
